@@ -1,0 +1,1 @@
+"""How the ports are provided, and how the service is reached: one file for each mechanism."""

@@ -1,0 +1,168 @@
+"""A route whose endpoint is compiled, at start-up, to one function from headers and body to a whole reply.
+
+FastAPI's own handler decodes a body by `request.json()` and validates in Python mode: a byte order mark passes, a lone
+surrogate is a 500. Here pydantic reads the bytes itself. The endpoint stays an ordinary, typed FastAPI function; one
+that is a plain `def` with at most one pydantic body, and otherwise only application-scoped dependencies, is compiled.
+Any other takes FastAPI's ordinary way, and `obstacle` says why.
+"""
+
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.params import Body
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from weighbridge.adapters.http.dependencies import ApplicationScoped
+from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, reply_to, reply_to_invalid
+from weighbridge.application.readiness import NotReady
+from weighbridge.domain.errors import WeighbridgeError
+
+Call = Callable[[Mapping[bytes, bytes], bytes, str], Reply]
+"""From the headers (names in lower case, repeated ones joined by a comma), the body and the request id to the reply."""
+
+_JSON = re.compile(rb'application/json(\s*;\s*charset\s*=\s*("utf-8"|utf-8))?\s*', re.IGNORECASE)
+
+
+class FastRoute(APIRoute):
+    """An APIRoute that answers by the compiled form of its endpoint, where it has one."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the endpoint cannot be compiled; None when it can."""
+        needs = self.dependant
+        obstacles = {
+            "the endpoint is async": iscoroutinefunction(self.endpoint),
+            "the endpoint does not return a pydantic model": not _is_model(self.response_model),
+            "the route changes how the model is written": self._writes_its_own_way(),
+            "the endpoint takes parameters from outside the body": bool(
+                needs.path_params or needs.query_params or needs.header_params or needs.cookie_params
+            ),
+            "the endpoint's body is not one pydantic model in JSON": len(needs.body_params) > 1
+            or not all(_is_json_model(field.field_info) for field in needs.body_params),
+            "the endpoint has a dependency that is not application-scoped": not all(
+                isinstance(dependency.call, ApplicationScoped) for dependency in needs.dependencies
+            ),
+            "the endpoint asks for the request or the response": any(
+                getattr(needs, f"{what}_param_name")
+                for what in ("request", "websocket", "http_connection", "response", "background_tasks")
+            ),
+        }
+        return next((why for why, stands in obstacles.items() if stands), None)
+
+    def compile(self, app: FastAPI) -> Call:
+        """The endpoint as one function, bound to the dependencies of an `app` that has started."""
+        bound = {
+            str(of.name): of.call.of(app)
+            for of in self.dependant.dependencies
+            if isinstance(of.call, ApplicationScoped)
+        }
+        run = partial(self.endpoint, **bound)
+        to_json = partial(self.response_model.__pydantic_serializer__.to_json, by_alias=True)
+        status = self.status_code or 200
+
+        if not self.dependant.body_params:
+
+            def answer(_headers: Mapping[bytes, bytes], _body: bytes, request_id: str) -> Reply:
+                try:
+                    return Reply(status, "application/json", to_json(run()))
+                except WeighbridgeError as exc:
+                    return reply_to(exc, request_id)
+
+            return answer
+
+        [body_field] = self.dependant.body_params
+        parameter = body_field.name
+        model = cast("type[BaseModel]", body_field.field_info.annotation)
+        validate_json = model.__pydantic_validator__.validate_json
+
+        def answer_body(headers: Mapping[bytes, bytes], body: bytes, request_id: str) -> Reply:
+            try:
+                check_is_json(headers)
+                value = validate_json(body)
+            except ValidationError as exc:
+                return reply_to_invalid(exc, request_id, model.model_fields)
+            except RefusedRequest as exc:
+                return exc.problem.reply(str(exc), request_id)
+            try:
+                return Reply(status, "application/json", to_json(run(**{parameter: value})))
+            except WeighbridgeError as exc:
+                return reply_to(exc, request_id)
+
+        return answer_body
+
+    def _writes_its_own_way(self) -> bool:
+        return bool(
+            self.response_model_include
+            or self.response_model_exclude
+            or self.response_model_exclude_unset
+            or self.response_model_exclude_defaults
+            or self.response_model_exclude_none
+            or not self.response_model_by_alias
+            or not isinstance(self.response_class, DefaultPlaceholder)
+        )
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's hook: the handler that answers on any ASGI server."""
+        if self.obstacle is not None:
+            return super().get_route_handler()
+        endpoint, takes_body = self.endpoint, bool(self.dependant.body_params)
+
+        async def handle(request: Request) -> Response:
+            call: Call | None = request.app.state.calls.get(endpoint)
+            if call is None:
+                raise NotReady("starting")
+            body = await _read(request) if takes_body else b""
+            return call(joined(request.scope["headers"]), body, request.state.request_id).as_response()
+
+        return handle
+
+
+def compile_routes(app: FastAPI) -> dict[Callable[..., Any], Call]:
+    """The compiled form of every route of `app` that has one, by endpoint."""
+    routes = (context.original_route for context in iter_route_contexts(app.routes))
+    return {
+        route.endpoint: route.compile(app) for route in routes if isinstance(route, FastRoute) and not route.obstacle
+    }
+
+
+def check_is_json(headers: Mapping[bytes, bytes]) -> None:
+    """Raises RefusedRequest unless the headers announce uncompressed JSON in UTF-8."""
+    media_type = headers.get(b"content-type", b"")
+    if media_type != b"application/json" and not _JSON.fullmatch(media_type):
+        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json, in UTF-8")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected a body without Content-Encoding")
+
+
+def joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Header lines, with names in lower case, as a mapping; repeated ones are joined by a comma (RFC 9110, 5.3)."""
+    by_name: dict[bytes, bytes] = {}
+    for name, value in headers:
+        by_name[name] = by_name[name] + b", " + value if name in by_name else value
+    return by_name
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_json_model(field: FieldInfo) -> bool:
+    return type(field) is Body and not field.embed and _is_model(field.annotation)
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body. Raises RefusedRequest as soon as it is larger than the settings allow."""
+    limit = request.app.state.max_body_bytes
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise RefusedRequest(Problem.BODY_TOO_LARGE, f"expected a body of at most {limit} bytes")
+    return bytes(body)

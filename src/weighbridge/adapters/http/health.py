@@ -1,0 +1,51 @@
+"""Whether the service lives, is ready, and is healthy."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from weighbridge.adapters.http.dependencies import ReadinessDep
+from weighbridge.adapters.http.errors import Problem
+from weighbridge.adapters.http.fast_route import FastRoute
+from weighbridge.adapters.http.openapi import problems
+
+router = APIRouter(route_class=FastRoute, tags=["health"])
+
+
+class Health(BaseModel):
+    """The service answers."""
+
+    status: Literal["healthy"] = "healthy"
+    engine: Literal["FastAPI-ML"] = "FastAPI-ML"
+
+
+class Live(BaseModel):
+    """The process runs."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """The process takes requests."""
+
+    status: Literal["ready"] = "ready"
+
+
+@router.get("/health")
+def health() -> Health:
+    """Say that the service answers, in a form that never changes."""
+    return Health()
+
+
+@router.get("/livez")
+def livez() -> Live:
+    """Say that the process runs; one that does not answer should be restarted."""
+    return Live()
+
+
+@router.get("/readyz", responses=problems(Problem.NOT_READY))
+def readyz(readiness: ReadinessDep) -> Ready:
+    """Say whether requests should be sent here; if not, the detail is the reason."""
+    readiness.check()
+    return Ready()

@@ -1,0 +1,63 @@
+"""The service's description of itself: /openapi.json, and /docs with assets that need no internet."""
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+
+from weighbridge.adapters.http.errors import Problem, ProblemDetails
+
+router = APIRouter(include_in_schema=False)
+
+_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+
+
+@router.get("/openapi.json")
+async def schema(request: Request) -> JSONResponse:
+    """The OpenAPI document."""
+    return JSONResponse(describe(request.app))
+
+
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    """The API as a page on which it can be tried."""
+    script, style, icon = (f"/docs/assets/{name}" for name in _ASSETS)
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Weighbridge",
+        swagger_js_url=script,
+        swagger_css_url=style,
+        swagger_favicon_url=icon,
+    )
+
+
+@router.get("/docs/assets/{name}")
+async def asset(name: str) -> FileResponse:
+    """One of the page's files, from the installed package fastapi-offline."""
+    if name not in _ASSETS:
+        raise HTTPException(404)
+    return FileResponse(str(files("fastapi_offline") / "static" / name))
+
+
+def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI responses of an endpoint that may answer with these problems."""
+    return {
+        status: {
+            "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in kinds if kind.status == status),
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        }
+        for status in sorted({kind.status for kind in kinds})
+    }
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of `app`."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    nested = schema.pop("$defs")
+    document["components"]["schemas"] |= {ProblemDetails.__name__: schema} | nested
+    return document

@@ -1,0 +1,26 @@
+"""The weights of a linear model."""
+
+from dataclasses import dataclass
+from math import isfinite
+
+from weighbridge.domain.errors import InvalidWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One finite weight per feature, in the order of the features; there is at least one.
+
+    Raises InvalidWeights.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise InvalidWeights("expected one or more weights, got none")
+        for position, value in enumerate(self.values):
+            if not isfinite(value):
+                raise InvalidWeights(f"expected finite weights, got one that is not at position {position}")
+
+    def __len__(self) -> int:
+        return len(self.values)

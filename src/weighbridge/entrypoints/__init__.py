@@ -1,0 +1,1 @@
+"""What starts things: the command line, and the application for any ASGI server."""

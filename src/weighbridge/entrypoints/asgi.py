@@ -1,0 +1,63 @@
+"""The ASGI application, for `weighbridge serve` and for any other ASGI server (`create_app` is its factory)."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from weighbridge import __version__
+from weighbridge.adapters.http import health, index, openapi, prediction
+from weighbridge.adapters.http.envelope import Envelope
+from weighbridge.adapters.http.errors import install_handlers
+from weighbridge.adapters.http.fast_route import compile_routes
+from weighbridge.container import Container
+from weighbridge.settings import Settings, service_links
+
+
+def create_app(container: Container | None = None) -> FastAPI:
+    """The service as an application; without a container, made from the settings of this process.
+
+    Raises InvalidSettings.
+    """
+    if container is None:
+        container = Container(settings=Settings.load())
+    app = FastAPI(
+        title="Weighbridge",
+        version=__version__,
+        description="A trained model as an HTTP service.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        lifespan=_lifespan,
+    )
+    app.state.container = container
+    app.state.max_body_bytes = container.settings().max_body_bytes
+    app.state.calls = {}
+    for resource in (index, health, prediction, openapi):
+        app.include_router(resource.router)
+    install_handlers(app)
+    app.add_middleware(Envelope, request_log=container.request_log)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Build every collaborator before the first request, and take them down after the last."""
+    container: Container = app.state.container
+    container.init_resources()
+    logger = container.logger()
+    try:
+        app.state.calls = compile_routes(app)
+        readiness = container.readiness()
+        readiness.started()
+        links = service_links()
+        if links:
+            logger.info("service_links_ignored", variables=links)
+        logger.info("service_started", version=__version__)
+        yield
+        readiness.draining()
+    finally:
+        logger.info("service_stopped")
+        container.shutdown_resources()

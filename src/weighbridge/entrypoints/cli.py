@@ -1,0 +1,104 @@
+"""The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start."""
+
+import json
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from weighbridge import __version__
+from weighbridge.adapters.http.openapi import describe
+from weighbridge.adapters.weights import SettingsWeights
+from weighbridge.application.predict import PredictUseCase
+from weighbridge.container import Container
+from weighbridge.domain.errors import WeighbridgeError
+from weighbridge.entrypoints.asgi import create_app
+from weighbridge.server.listener import CannotListen, listen, url_of
+from weighbridge.server.worker import serve as serve_on
+from weighbridge.settings import InvalidSettings, Settings
+
+_CANNOT_START = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="weighbridge")
+def main() -> None:
+    """A trained model as a production HTTP service."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+@click.option("--weights", help="Weights of the embedded model, a JSON array.")
+@click.option("--log-level", help="Least severe level to log: debug, info, warning or error.")
+@click.option("--log-format", help="json, console, or auto: console on a terminal.")
+@click.option("--log-requests", help="Which requests to log: failed (and slow) ones, all or none.")
+def serve(**flags: Any) -> None:
+    """Serve the model over HTTP until SIGTERM or SIGINT.
+
+    A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
+    """
+    settings = _load(**{name: value for name, value in flags.items() if value is not None})
+    try:
+        listener = listen(settings.host, settings.port)
+    except CannotListen as exc:
+        if exc.host_is_wrong:
+            _cannot_start(f"WEIGHBRIDGE_HOST: expected an address of this machine, got {settings.host!r}: {exc}")
+        _cannot_start(f"WEIGHBRIDGE_PORT: expected a port that can be listened on, got {settings.port}: {exc}")
+    container = Container(settings=settings)
+    url = url_of(listener)
+
+    def announce() -> None:
+        container.logger().info("listening", url=url)
+        if sys.stdout.isatty():
+            click.echo(_welcome(url, settings), err=True)
+
+    serve_on(lambda: create_app(container), listener, on_started=announce)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("features", nargs=-1, required=True, type=float)
+@click.option("--scale-factor", type=float, default=1.0, show_default=True, help="What the score is multiplied by.")
+def predict(features: tuple[float, ...], scale_factor: float) -> None:
+    """Score one row without a server, with the weights of the settings."""
+    settings = _load()
+    use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
+    try:
+        click.echo(use_case(features, scale_factor))
+    except WeighbridgeError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
+@main.command()
+def check() -> None:
+    """Say whether the settings are valid, and print them all."""
+    for name, value in _load().model_dump(mode="json").items():
+        click.echo(f"{name} = {json.dumps(value)}")
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    click.echo(json.dumps(describe(create_app(Container(settings=_load()))), indent=2))
+
+
+def _load(**flags: Any) -> Settings:
+    try:
+        return Settings.load(**flags)
+    except InvalidSettings as exc:
+        _cannot_start(str(exc))
+
+
+def _cannot_start(why: str) -> NoReturn:
+    for line in why.splitlines():
+        click.echo(f"weighbridge: {line}", err=True)
+    sys.exit(_CANNOT_START)
+
+
+def _welcome(url: str, settings: Settings) -> str:
+    row = json.dumps({"features": [1.0] * len(settings.weights)})
+    return f"""
+  Weighbridge {__version__} answers at {url}
+  Docs: {url}/docs
+  Try:  curl {url}/predict --json '{row}'
+"""

@@ -1,0 +1,185 @@
+"""The settings: flat, from flags, `WEIGHBRIDGE_*` and a TOML file, in this order of precedence.
+
+Seconds, unless a name ends in `_ms`. Whatever is unknown or wrong is refused before anything starts.
+"""
+
+import difflib
+import json
+import os
+import re
+import reprlib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "WEIGHBRIDGE_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+_SERVICE_LINKS = tuple(
+    # What Kubernetes gives every pod for a Service whose name starts with ours: recognised by name and value alike.
+    (re.compile(PREFIX + name), re.compile(value))
+    for name, value in (
+        (r"(\w+_)?SERVICE_HOST", r"[\w.:-]+"),
+        (r"(\w+_)?SERVICE_PORT(_\w+)?", r"\d+"),
+        (r"(\w+_)?PORT(_\d+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://\S+"),
+        (r"(\w+_)?PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)", r"[\w.:-]+"),
+    )
+)
+
+
+class InvalidSettings(Exception):
+    """Settings that cannot be used: a line for each, with its name, what was expected and what came."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+
+
+def _json_array(value: object) -> object:
+    """Flags and environment variables are texts: there an array is written as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as exc:
+        raise ValueError("expected a JSON array") from exc
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; config/weighbridge.toml says why one would change it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    weights: Annotated[
+        tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_json_array)
+    ] = Field(
+        (0.25, -0.5, 1.25, 0.0),
+        min_length=1,
+        description="weights of the embedded model: a JSON array of one or more finite numbers",
+    )
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="largest request body, in bytes")
+    max_rows: int = Field(100_000, ge=1, description="most rows that one request may score")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json is one object a line, console is for people; auto is console on a terminal"
+    )
+    log_requests: Literal["failed", "all", "none"] = Field(
+        "failed", description="which requests are logged; slow ones count as failed"
+    )
+    slow_request_ms: int = Field(1000, ge=0, description="a request that takes longer is slow")
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Read the settings of this process; `flags` win over the environment, and that over the file.
+
+        Raises InvalidSettings.
+        """
+        file = os.environ.get(CONFIG_VARIABLE)
+        in_file = _read_toml(Path(file)) if file is not None else {}
+        in_environment = _own_variables()
+        known = {_variable(field): field for field in cls.model_fields}
+        unknown = [
+            *_unknown(in_environment, {*known, CONFIG_VARIABLE}),
+            *(f"{file}: {problem}" for problem in _unknown(in_file, set(cls.model_fields))),
+        ]
+        if unknown:
+            raise InvalidSettings(*unknown)
+        try:
+            return cls(**flags)
+        except ValidationError as exc:
+            came = {f"{file}: {field}": value for field, value in in_file.items()}
+            came |= in_environment
+            came |= {f"--{field.replace('_', '-')}": value for field, value in flags.items()}
+            wrong = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
+            raise InvalidSettings(*(_wrong(field, came) for field in wrong)) from exc
+
+    @classmethod
+    def expectation(cls, field: str) -> str:
+        """What values a setting takes, in words."""
+        return _in_words(cls.model_json_schema()["properties"][field])
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment less Kubernetes' service links, then the file."""
+        environment = EnvSettingsSource(settings_cls)
+        links = {name.lower() for name in service_links()}
+        environment.env_vars = {name: value for name, value in environment.env_vars.items() if name not in links}
+        return init_settings, environment, TomlConfigSettingsSource(settings_cls, os.environ.get(CONFIG_VARIABLE))
+
+
+def service_links() -> list[str]:
+    """Names of this process's environment variables that are Kubernetes' service links, not settings."""
+    return sorted(
+        name
+        for name, value in os.environ.items()
+        if any(of_name.fullmatch(name) and of_value.fullmatch(value) for of_name, of_value in _SERVICE_LINKS)
+    )
+
+
+def _own_variables() -> dict[str, str]:
+    links = service_links()
+    own = (name for name in os.environ if name.upper().startswith(PREFIX) and name not in links)
+    return {name.upper(): os.environ[name] for name in own}
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidSettings(f"{CONFIG_VARIABLE}: expected a readable TOML file, got {path}: {reason}") from exc
+
+
+def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
+    bare = {name.removeprefix(PREFIX): name for name in known}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+            hint = f"did you mean {bare[near[0]]}?" if near else "`weighbridge check` lists them all"
+            yield f"{name}: expected the name of a setting, got an unknown one; {hint}"
+
+
+def _wrong(field: str, came: Mapping[str, object]) -> str:
+    """The line for a setting whose value is wrong, by the name under which the value that counts came."""
+    names = (f"--{field.replace('_', '-')}", _variable(field))
+    source = next((name for name in names if name in came), None)
+    if source is None:
+        source = next(name for name in came if name.endswith(f": {field}"))
+    return f"{source}: expected {Settings.expectation(field)}, got {reprlib.repr(came[source])}"
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    match schema:
+        case {"enum": choices}:
+            return "one of " + ", ".join(choices)
+        case {"type": "array"}:
+            return "a JSON array of one or more finite numbers"
+        case {"type": "integer", "minimum": low, "maximum": high}:
+            return f"an integer from {low} to {high}"
+        case {"type": "integer", "minimum": low}:
+            return f"an integer of at least {low}"
+        case _:
+            return "a text that is not empty"
