@@ -2,7 +2,9 @@
 
 from dependency_injector import containers, providers
 
-from weighbridge.adapters.telemetry import RequestLog, start_logging
+from weighbridge.adapters.logs import start_logging
+from weighbridge.adapters.metrics import RequestMetrics
+from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.adapters.weights import SettingsWeights
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.application.readiness import Readiness
@@ -21,9 +23,11 @@ class Container(containers.DeclarativeContainer):
         level=settings.provided.log_level,
         log_format=settings.provided.log_format,
     )
-    request_log = providers.Singleton(
-        RequestLog,
+    metrics = providers.Singleton(RequestMetrics)
+    telemetry = providers.Singleton(
+        RequestTelemetry,
         logger,
+        metrics,
         policy=settings.provided.log_requests,
         slow_ms=settings.provided.slow_request_ms,
     )

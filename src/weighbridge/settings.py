@@ -70,6 +70,26 @@ class Settings(BaseSettings):
         description="weights of the embedded model: a JSON array of one or more finite numbers",
     )
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="largest request body, in bytes")
+    max_buffered_bytes: int = Field(
+        16 * 1024 * 1024, ge=1, description="most bytes that all connections may buffer together, or one body if larger"
+    )
+    max_header_bytes: int = Field(32 * 1024, ge=1024, description="largest headers of a request, in bytes")
+    max_header_fields: int = Field(100, ge=1, description="most headers of a request")
+    max_url_bytes: int = Field(8 * 1024, ge=64, description="longest request target, in bytes")
+    max_pipelined: int = Field(100, ge=1, description="most requests that a client may send ahead of their replies")
+    max_in_flight: int = Field(1000, ge=1, description="most requests that the application works on at once")
+    header_timeout: float = Field(5.0, gt=0, description="seconds within which a request's headers must arrive")
+    body_timeout: float = Field(
+        10.0, gt=0, description="seconds within which a body must arrive, and one more for each 64 KiB announced"
+    )
+    write_timeout: float = Field(
+        10.0, gt=0, description="seconds within which a reply must be read, and one more for each 64 KiB"
+    )
+    keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that a connection may wait for its next request")
+    tls_cert: str | None = Field(None, description="PEM file of the certificate chain; switches TLS on")
+    tls_key: str | None = Field(None, description="PEM file of the certificate's private key")
+    tls_client_ca: str | None = Field(None, description="PEM file of the authorities whose clients are let in")
+    fast_lane: bool = Field(True, description="answer compiled routes inside the server's protocol")
     max_rows: int = Field(100_000, ge=1, description="most rows that one request may score")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     log_format: Literal["auto", "json", "console"] = Field(
@@ -179,6 +199,10 @@ def _in_words(schema: Mapping[str, Any]) -> str:
             return "a JSON array of one or more finite numbers"
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"an integer from {low} to {high}"
+        case {"type": "number", "exclusiveMinimum": low}:
+            return f"a number above {low:g}"
+        case {"type": "boolean"}:
+            return "true or false"
         case {"type": "integer", "minimum": low}:
             return f"an integer of at least {low}"
         case _:

@@ -1,140 +1,56 @@
-"""What the service tells its operators: structured log lines that never hold up a request."""
+"""What every request gets, whichever road it takes: an id, its place in the metrics, and perhaps a log line."""
 
-import json
-import logging
-import os
-import select
-import threading
-from collections import deque
-from collections.abc import Iterator
+import re
+from itertools import count
+from secrets import token_hex
 from typing import Literal
 
-import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import FilteringBoundLogger
 
-_QUEUED_LINES = 10_000
-_FLUSH_SECONDS = 1.0
+from weighbridge.adapters.metrics import RequestMetrics, RouteMetrics
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own, so that a slow or absent reader delays nobody.
+class RequestTelemetry:
+    """Names, counts and logs requests.
 
-    A line that finds the queue full, or the descriptor closed, is dropped and counted in `dropped`.
+    `policy` says which requests get a log line: failed (status 400 and above, or slower than `slow_ms` milliseconds),
+    all, or none.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self.dropped = 0
-        self._descriptor = descriptor
-        self._lines: deque[bytes] = deque()
-        self._pending = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._thread.start()
-
-    def write(self, line: str) -> None:
-        """Queue one line, given without its end; never waits."""
-        if len(self._lines) >= _QUEUED_LINES:
-            self.dropped += 1
-            return
-        self._lines.append(line.encode() + b"\n")
-        self._pending.release()
-
-    debug = info = warning = error = critical = exception = write  # what structlog calls, by level
-
-    def close(self) -> None:
-        """Write what is queued, unless that takes longer than a second."""
-        self._pending.release()
-        self._thread.join(_FLUSH_SECONDS)
-
-    def _run(self) -> None:
-        while True:
-            self._pending.acquire()
-            if not self._lines:
-                return
-            try:
-                self._write_whole(self._lines.popleft())
-            except OSError:
-                self.dropped += 1
-
-    def _write_whole(self, line: bytes) -> None:
-        while line:
-            try:
-                line = line[os.write(self._descriptor, line) :]
-            except BlockingIOError:  # a descriptor that was made non-blocking by whoever shares it
-                select.select([], [self._descriptor], [])
-
-
-class _StandardLibraryBridge(logging.Handler):
-    """Hands the records of the standard library's loggers, such as uvicorn's, to the structured one."""
-
-    def __init__(self, logger: FilteringBoundLogger) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        logger: FilteringBoundLogger,
+        metrics: RequestMetrics,
+        *,
+        policy: Literal["failed", "all", "none"],
+        slow_ms: int,
+    ) -> None:
+        self.metrics = metrics
         self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._logger.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
-
-
-def start_logging(
-    descriptor: int, *, level: str, log_format: Literal["auto", "json", "console"]
-) -> Iterator[FilteringBoundLogger]:
-    """Yield the logger of this process; while it lives, warnings of the standard library's loggers go there too."""
-    writer = LineWriter(descriptor)
-    terminal = os.isatty(descriptor)
-    for_people = log_format == "console" or (log_format == "auto" and terminal)
-    logger: FilteringBoundLogger = structlog.wrap_logger(
-        writer,
-        processors=_console(colours=terminal) if for_people else _json(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-    ).bind()
-    bridge = _StandardLibraryBridge(logger)
-    root = logging.getLogger()
-    root.addHandler(bridge)
-    try:
-        yield logger
-    finally:
-        root.removeHandler(bridge)
-        if writer.dropped:
-            logger.warning("log_lines_dropped", count=writer.dropped)
-        writer.close()
-
-
-def _json() -> list[Processor]:
-    return [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(json.dumps),
-    ]
-
-
-def _console(*, colours: bool) -> list[Processor]:
-    return [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        # Values may come from a client: their repr keeps control characters off the terminal.
-        structlog.dev.ConsoleRenderer(colors=colours, repr_native_str=True),
-    ]
-
-
-class RequestLog:
-    """One line for each request that the operator wants to see.
-
-    `policy` is one of failed (status 400 and above, or slower than `slow_ms` milliseconds), all, none.
-    """
-
-    def __init__(self, logger: FilteringBoundLogger, *, policy: Literal["failed", "all", "none"], slow_ms: int) -> None:
-        self._logger = logger
+        self._prefix = token_hex(6)
+        self._made = count()
         self._lowest_status = {"failed": 400, "all": 0, "none": 1000}[policy]
         self._slow_seconds = slow_ms / 1000 if policy == "failed" else float("inf")
 
-    def record(self, *, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-        """Log a finished request if the policy wants it; `path` as it came on the wire."""
+    def request_id(self, given: bytes | None) -> str:
+        """The client's own id where it is sane, otherwise one that no other process makes."""
+        if given is not None and _SANE_ID.fullmatch(given):
+            return given.decode()
+        return f"{self._prefix}-{next(self._made):x}"
+
+    def finished(
+        self, route: RouteMetrics, request_id: str, method: bytes, path: bytes, status: int, seconds: float
+    ) -> None:
+        """Count a request that was answered, and log it if the policy wants that; `path` as it came on the wire."""
+        route.observe(status, seconds)
         if status >= self._lowest_status or seconds > self._slow_seconds:
             self._logger.info(
                 "request",
                 request_id=request_id,
-                method=method,
-                path=path[:200],
+                method=method.decode(),
+                path=path[:200].decode("ascii", "backslashreplace"),
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
             )
@@ -144,5 +60,5 @@ class RequestLog:
         self._logger.error("request_failed", request_id=request_id, exc_info=exc)
 
     def abandoned(self, *, request_id: str) -> None:
-        """Log, at the level debug, that the client went away before its request was complete."""
+        """Log, at level debug, that the client went away before its request was complete."""
         self._logger.debug("request_abandoned", request_id=request_id)

@@ -3,6 +3,7 @@
 WeighbridgeError
 ├── InvalidWeights        no weights, or one that is not a finite number
 ├── FeatureCountMismatch  a row is not as wide as the model
+├── FeaturesNotFinite     a row holds what is not a finite number
 ├── TooManyRows           a batch holds more rows than one call may score
 └── PredictionNotFinite   the arithmetic overflowed
 
@@ -27,6 +28,14 @@ class FeatureCountMismatch(WeighbridgeError):
     def __init__(self, *, expected: int, got: int, row: int | None = None) -> None:
         where = "" if row is None else f" in row {row}"
         super().__init__(f"expected {expected} features{where}, got {got}")
+        self.row = row
+
+
+class FeaturesNotFinite(WeighbridgeError):
+    """A row, the first such being at index `row`, holds an infinity or what is not a number."""
+
+    def __init__(self, *, row: int) -> None:
+        super().__init__(f"expected finite features in row {row}, got one that is not")
         self.row = row
 
 

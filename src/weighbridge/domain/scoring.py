@@ -5,6 +5,8 @@ bits alone and in a batch. `sum()` (compensated from Python 3.12 on), `math.sump
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add, mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,7 @@ from weighbridge.domain.weights import Weights
 
 def score(features: Sequence[float], weights: Weights, scale_factor: float) -> float:
     """Score one row of `len(weights)` features; infinite or NaN when the arithmetic overflows."""
-    total = 0.0
-    for feature, weight in zip(features, weights.values, strict=True):
-        total += feature * weight
-    return total * scale_factor
+    return reduce(add, map(mul, features, weights.values), 0.0) * scale_factor
 
 
 def score_rows(rows: NDArray[np.float64], weights: Weights, scale_factor: float) -> NDArray[np.float64]:

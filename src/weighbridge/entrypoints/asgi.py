@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from weighbridge import __version__
-from weighbridge.adapters.http import health, index, openapi, prediction
+from weighbridge.adapters.http import health, index, metrics, openapi, prediction
 from weighbridge.adapters.http.envelope import Envelope
 from weighbridge.adapters.http.errors import install_handlers
-from weighbridge.adapters.http.fast_route import compile_routes
+from weighbridge.adapters.http.fast_route import Call, FastRoute, compile_routes
 from weighbridge.container import Container
+from weighbridge.server.protocol import Lane, LaneRoute
 from weighbridge.settings import Settings, service_links
 
 
@@ -35,29 +36,43 @@ def create_app(container: Container | None = None) -> FastAPI:
     app.state.container = container
     app.state.max_body_bytes = container.settings().max_body_bytes
     app.state.calls = {}
-    for resource in (index, health, prediction, openapi):
+    for resource in (index, health, prediction, metrics, openapi):
         app.include_router(resource.router)
     install_handlers(app)
-    app.add_middleware(Envelope, request_log=container.request_log)
+    app.add_middleware(Envelope, telemetry=container.telemetry)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Build every collaborator before the first request, and take them down after the last."""
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Lane]]:
+    """Build every collaborator before the first request, and take them down after the last.
+
+    What it yields is the state of the server that runs it; only our own knows what to do with the lane.
+    """
     container: Container = app.state.container
     container.init_resources()
     logger = container.logger()
     try:
-        app.state.calls = compile_routes(app)
+        compiled = compile_routes(app)
+        app.state.calls = {route.endpoint: call for route, call in compiled}
         readiness = container.readiness()
         readiness.started()
         links = service_links()
         if links:
             logger.info("service_links_ignored", variables=links)
         logger.info("service_started", version=__version__)
-        yield
+        yield {"lane": _lane(compiled, container)}
         readiness.draining()
     finally:
         logger.info("service_stopped")
         container.shutdown_resources()
+
+
+def _lane(compiled: list[tuple[FastRoute, Call]], container: Container) -> Lane:
+    telemetry = container.telemetry()
+    routes = {
+        (method.encode(), route.path.encode()): LaneRoute(call, telemetry.metrics.route(route.path))
+        for route, call in compiled
+        for method in route.methods or ()
+    }
+    return Lane(routes if container.settings().fast_lane else {}, telemetry)

@@ -53,7 +53,7 @@ def serve(**flags: Any) -> None:
         if sys.stdout.isatty():
             click.echo(_welcome(url, settings), err=True)
 
-    serve_on(lambda: create_app(container), listener, on_started=announce)
+    serve_on(lambda: create_app(container), listener, settings, on_started=announce)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
+from weighbridge.adapters.metrics import RequestMetrics
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.application.readiness import Readiness
 
@@ -31,3 +32,4 @@ class ApplicationScoped:
 
 PredictDep = Annotated[PredictUseCase, Depends(ApplicationScoped("predict"))]
 ReadinessDep = Annotated[Readiness, Depends(ApplicationScoped("readiness"))]
+MetricsDep = Annotated[RequestMetrics, Depends(ApplicationScoped("metrics"))]

@@ -14,7 +14,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from weighbridge.application.readiness import NotReady
-from weighbridge.domain.errors import FeatureCountMismatch, PredictionNotFinite, TooManyRows, WeighbridgeError
+from weighbridge.domain.errors import (
+    FeatureCountMismatch,
+    FeaturesNotFinite,
+    PredictionNotFinite,
+    TooManyRows,
+    WeighbridgeError,
+)
 
 _MOST_ERRORS = 100
 
@@ -25,12 +31,12 @@ class Reply(NamedTuple):
     """A whole HTTP reply, whichever road carries it."""
 
     status: int
-    media_type: str
+    media_type: bytes
     body: bytes
 
     def as_response(self, headers: Mapping[str, str] | None = None) -> Response:
         """The reply as ASGI servers take it."""
-        return Response(self.body, self.status, headers, self.media_type)
+        return Response(self.body, self.status, headers, self.media_type.decode())
 
 
 @unique
@@ -41,14 +47,21 @@ class Problem(Enum):
     FEATURE_COUNT_MISMATCH = 400, "A row is not as wide as the model"
     NOT_FOUND = 404, "There is nothing at this path"
     METHOD_NOT_ALLOWED = 405, "This path does not take this method"
+    REQUEST_TIMEOUT = 408, "The request took too long to arrive"
     BODY_TOO_LARGE = 413, "The body is too large"
     TOO_MANY_ROWS = 413, "The batch has too many rows"
+    URI_TOO_LONG = 414, "The request target is too long"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not accepted"
+    EXPECTATION_FAILED = 417, "The expectation cannot be met"
     JSON_INVALID = 422, "The body is not JSON"
     INPUT_INVALID = 422, "The body does not fit the schema"
     PREDICTION_NOT_FINITE = 422, "The prediction is not a finite number"
+    FEATURES_NOT_FINITE = 422, "A feature is not a finite number"
+    HEADERS_TOO_LARGE = 431, "The headers are too large"
     INTERNAL_ERROR = 500, "The service failed"
     NOT_READY = 503, "The service is not ready"
+    OVERLOADED = 503, "The service has more requests than it can hold"
+    HTTP_VERSION_NOT_SUPPORTED = 505, "The version of HTTP is not supported"
 
     def __init__(self, status: int, title: str) -> None:
         self.status = status
@@ -67,7 +80,12 @@ class Problem(Enum):
         }
         if errors:
             problem["errors"] = errors
-        return Reply(self.status, "application/problem+json", orjson.dumps(problem))
+        return Reply(self.status, b"application/problem+json", orjson.dumps(problem))
+
+
+def internal_error(request_id: str) -> Reply:
+    """The reply to a request that failed for a reason nobody foresaw."""
+    return Problem.INTERNAL_ERROR.reply("the request is not to blame; the service's log has the cause", request_id)
 
 
 class ErrorItem(BaseModel):
@@ -100,6 +118,7 @@ class RefusedRequest(Exception):
 
 PROBLEM_OF: dict[type[WeighbridgeError], Problem] = {
     FeatureCountMismatch: Problem.FEATURE_COUNT_MISMATCH,
+    FeaturesNotFinite: Problem.FEATURES_NOT_FINITE,
     TooManyRows: Problem.TOO_MANY_ROWS,
     PredictionNotFinite: Problem.PREDICTION_NOT_FINITE,
     NotReady: Problem.NOT_READY,
@@ -110,7 +129,7 @@ def reply_to(exc: WeighbridgeError, request_id: str) -> Reply:
     """The reply to an error that the application or the domain states."""
     problem = PROBLEM_OF[type(exc)]
     errors = []
-    if isinstance(exc, FeatureCountMismatch | PredictionNotFinite):
+    if isinstance(exc, FeatureCountMismatch | FeaturesNotFinite | PredictionNotFinite):
         loc: Location = ("body", "features") if exc.row is None else ("body", "instances", exc.row)
         errors.append({"loc": loc, "code": problem.code, "message": str(exc)})
     return problem.reply(str(exc), request_id, errors)

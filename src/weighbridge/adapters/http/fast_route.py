@@ -7,16 +7,15 @@ Any other takes FastAPI's ordinary way, and `obstacle` says why.
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from inspect import iscoroutinefunction, signature
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.params import Body
 from fastapi.routing import APIRoute, iter_route_contexts
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from weighbridge.adapters.http.dependencies import ApplicationScoped
@@ -24,14 +23,21 @@ from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, rep
 from weighbridge.application.readiness import NotReady
 from weighbridge.domain.errors import WeighbridgeError
 
-Call = Callable[[Mapping[bytes, bytes], bytes, str], Reply]
-"""From the headers (names in lower case, repeated ones joined by a comma), the body and the request id to the reply."""
+Headers = Mapping[bytes, bytes]
+"""Names in lower case; the values of repeated ones joined by a comma."""
+
+Call = Callable[[Headers, bytes | bytearray, str], Reply]
+"""From the headers, the body and the request id to the reply."""
 
 _JSON = re.compile(rb'application/json(\s*;\s*charset\s*=\s*("utf-8"|utf-8))?\s*', re.IGNORECASE)
 
 
 class FastRoute(APIRoute):
-    """An APIRoute that answers by the compiled form of its endpoint, where it has one."""
+    """An APIRoute that answers by the compiled form of its endpoint, where it has one.
+
+    A body's model may have a classmethod `read(headers, body)` that makes it from other forms than JSON, or faster;
+    a reply's type a method `write(headers)` that gives media type and bytes. Both roads use them.
+    """
 
     @property
     def obstacle(self) -> str | None:
@@ -39,13 +45,16 @@ class FastRoute(APIRoute):
         needs = self.dependant
         obstacles = {
             "the endpoint is async": iscoroutinefunction(self.endpoint),
-            "the endpoint does not return a pydantic model": not _is_model(self.response_model),
-            "the route changes how the model is written": self._writes_its_own_way(),
+            "the endpoint has no typed reply": self.response_model is None,
+            "the route changes how the reply is written": self._writes_its_own_way(),
             "the endpoint takes parameters from outside the body": bool(
                 needs.path_params or needs.query_params or needs.header_params or needs.cookie_params
             ),
-            "the endpoint's body is not one pydantic model in JSON": len(needs.body_params) > 1
-            or not all(_is_json_model(field.field_info) for field in needs.body_params),
+            "the endpoint's body is not one pydantic model in JSON, as its first parameter": bool(needs.body_params)
+            and not (
+                [field.name for field in needs.body_params] == list(signature(self.endpoint).parameters)[:1]
+                and _is_json_model(needs.body_params[0].field_info)
+            ),
             "the endpoint has a dependency that is not application-scoped": not all(
                 isinstance(dependency.call, ApplicationScoped) for dependency in needs.dependencies
             ),
@@ -58,44 +67,43 @@ class FastRoute(APIRoute):
 
     def compile(self, app: FastAPI) -> Call:
         """The endpoint as one function, bound to the dependencies of an `app` that has started."""
-        bound = {
-            str(of.name): of.call.of(app)
-            for of in self.dependant.dependencies
-            if isinstance(of.call, ApplicationScoped)
-        }
-        run = partial(self.endpoint, **bound)
-        to_json = partial(self.response_model.__pydantic_serializer__.to_json, by_alias=True)
+        endpoint = self.endpoint
+        bound = {name: dependency.of(app) for name, dependency in self._application_scoped()}
+        others = [bound[name] for name in signature(endpoint).parameters if name in bound]
+        write = getattr(self.response_model, "write", None) or _json_writer(self.response_model)
         status = self.status_code or 200
 
         if not self.dependant.body_params:
 
-            def answer(_headers: Mapping[bytes, bytes], _body: bytes, request_id: str) -> Reply:
+            def answer(headers: Headers, _body: bytes | bytearray, request_id: str) -> Reply:
                 try:
-                    return Reply(status, "application/json", to_json(run()))
+                    return Reply(status, *write(endpoint(*others), headers))
                 except WeighbridgeError as exc:
                     return reply_to(exc, request_id)
 
             return answer
 
-        [body_field] = self.dependant.body_params
-        parameter = body_field.name
-        model = cast("type[BaseModel]", body_field.field_info.annotation)
-        validate_json = model.__pydantic_validator__.validate_json
+        model = cast("type[BaseModel]", self.dependant.body_params[0].field_info.annotation)
+        read = getattr(model, "read", None) or _json_reader(model)
 
-        def answer_body(headers: Mapping[bytes, bytes], body: bytes, request_id: str) -> Reply:
+        def answer_body(headers: Headers, body: bytes | bytearray, request_id: str) -> Reply:
             try:
-                check_is_json(headers)
-                value = validate_json(body)
+                value = read(headers, body)
             except ValidationError as exc:
                 return reply_to_invalid(exc, request_id, model.model_fields)
             except RefusedRequest as exc:
                 return exc.problem.reply(str(exc), request_id)
             try:
-                return Reply(status, "application/json", to_json(run(**{parameter: value})))
+                return Reply(status, *write(endpoint(value, *others), headers))
             except WeighbridgeError as exc:
                 return reply_to(exc, request_id)
 
         return answer_body
+
+    def _application_scoped(self) -> Iterator[tuple[str, ApplicationScoped]]:
+        for needs in self.dependant.dependencies:
+            if isinstance(needs.call, ApplicationScoped):
+                yield str(needs.name), needs.call
 
     def _writes_its_own_way(self) -> bool:
         return bool(
@@ -124,21 +132,43 @@ class FastRoute(APIRoute):
         return handle
 
 
-def compile_routes(app: FastAPI) -> dict[Callable[..., Any], Call]:
-    """The compiled form of every route of `app` that has one, by endpoint."""
+def compile_routes(app: FastAPI) -> list[tuple[FastRoute, Call]]:
+    """Every route of `app` that can be compiled, with its compiled form."""
     routes = (context.original_route for context in iter_route_contexts(app.routes))
-    return {
-        route.endpoint: route.compile(app) for route in routes if isinstance(route, FastRoute) and not route.obstacle
-    }
+    return [(route, route.compile(app)) for route in routes if isinstance(route, FastRoute) and not route.obstacle]
 
 
-def check_is_json(headers: Mapping[bytes, bytes]) -> None:
+def check_is_json(headers: Headers) -> None:
     """Raises RefusedRequest unless the headers announce uncompressed JSON in UTF-8."""
     media_type = headers.get(b"content-type", b"")
     if media_type != b"application/json" and not _JSON.fullmatch(media_type):
         raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json, in UTF-8")
+    check_is_plain(headers)
+
+
+def check_is_plain(headers: Headers) -> None:
+    """Raises RefusedRequest for a body that is compressed."""
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected a body without Content-Encoding")
+
+
+def _json_reader(model: type[BaseModel]) -> Callable[[Headers, bytes | bytearray], Any]:
+    validate_json = model.__pydantic_validator__.validate_json
+
+    def read(headers: Headers, body: bytes | bytearray) -> Any:
+        check_is_json(headers)
+        return validate_json(body)
+
+    return read
+
+
+def _json_writer(reply: Any) -> Callable[[Any, Headers], tuple[bytes, bytes]]:
+    to_json = TypeAdapter(reply).serializer.to_json
+
+    def write(value: Any, _headers: Headers) -> tuple[bytes, bytes]:
+        return b"application/json", to_json(value, by_alias=True)
+
+    return write
 
 
 def joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -149,12 +179,9 @@ def joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return by_name
 
 
-def _is_model(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
 def _is_json_model(field: FieldInfo) -> bool:
-    return type(field) is Body and not field.embed and _is_model(field.annotation)
+    model = field.annotation
+    return type(field) is Body and not field.embed and isinstance(model, type) and issubclass(model, BaseModel)
 
 
 async def _read(request: Request) -> bytes:

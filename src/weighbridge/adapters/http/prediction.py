@@ -1,14 +1,23 @@
 """Predictions of the embedded model: one row, or a batch of them."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
 
 from weighbridge.adapters.http.dependencies import PredictDep
-from weighbridge.adapters.http.errors import Problem
-from weighbridge.adapters.http.fast_route import FastRoute
+from weighbridge.adapters.http.errors import Problem, RefusedRequest
+from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_json, check_is_plain
 from weighbridge.adapters.http.openapi import problems
+from weighbridge.adapters.http.rows import read_batch
+from weighbridge.application.predict import Rows
+
+BINARY = b"application/octet-stream"
+_DOUBLE = np.dtype("<f8")
 
 router = APIRouter(route_class=FastRoute, tags=["prediction"])
 
@@ -32,12 +41,13 @@ class ModelInput(_Strict):
     scale_factor: ScaleFactor = 1.0
 
 
-class ModelOutput(BaseModel):
+@dataclass(slots=True)
+class ModelOutput:
     """The score of one row."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prediction": -1.6875, "status": "success"}]})
+    __pydantic_config__ = ConfigDict(json_schema_extra={"examples": [{"prediction": -1.6875, "status": "success"}]})
 
-    prediction: float = Field(description="dot(features, weights) * scale_factor")
+    prediction: Annotated[float, Field(description="dot(features, weights) * scale_factor")]
     status: Literal["success"] = "success"
 
 
@@ -54,15 +64,61 @@ class BatchInput(_Strict):
         min_length=1, description="One or more rows, each with one finite number for each weight of the model."
     )
     scale_factor: ScaleFactor = 1.0
+    _matrix: NDArray[np.float64] | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """The rows: as a matrix or, from the binary form, flat; as lists where they may be ragged."""
+        return self.instances if self._matrix is None else self._matrix
+
+    @classmethod
+    def read(cls, headers: Headers, body: bytes | bytearray) -> "BatchInput":
+        """From little-endian float64, row-major, or from JSON. Raises RefusedRequest, ValidationError."""
+        if headers.get(b"content-type") == BINARY:
+            check_is_plain(headers)
+            return cls._of(_from_binary(body), 1.0)
+        check_is_json(headers)
+        batch = read_batch(body)
+        if batch is not None:
+            return cls._of(*batch)
+        return cls.model_validate_json(body)
+
+    @classmethod
+    def _of(cls, matrix: NDArray[np.float64], scale_factor: float) -> "BatchInput":
+        made = cls.model_construct(instances=[], scale_factor=scale_factor)
+        made._matrix = matrix
+        return made
 
 
-class BatchOutput(BaseModel):
+@dataclass(slots=True)
+class BatchOutput:
     """The scores of the rows, in their order."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"predictions": [-3.375, 2.0], "status": "success"}]})
+    __pydantic_config__ = ConfigDict(
+        json_schema_extra={"examples": [{"predictions": [-3.375, 2.0], "status": "success"}]}
+    )
 
-    predictions: list[float] = Field(description="The score of each row, to the bit what it is alone.")
+    predictions: Annotated[
+        Any,  # a vector of float64, which pydantic does not know
+        WithJsonSchema({"type": "array", "items": {"type": "number"}}),
+        Field(description="The score of each row, to the bit what it is alone."),
+    ]
     status: Literal["success"] = "success"
+
+    def write(self, headers: Headers) -> tuple[bytes, bytes]:
+        """As little-endian float64 for a client that asks for that, otherwise as JSON."""
+        if headers.get(b"accept") == BINARY:
+            return BINARY, self.predictions.astype("<f8").tobytes()
+        content = {"predictions": self.predictions, "status": self.status}
+        return b"application/json", orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _from_binary(body: bytes | bytearray) -> NDArray[np.float64]:
+    if not body or len(body) % _DOUBLE.itemsize:
+        raise RefusedRequest(
+            Problem.INPUT_INVALID, f"expected rows of little-endian float64, 8 bytes each, got {len(body)} bytes"
+        )
+    return np.frombuffer(body, _DOUBLE)
 
 
 _REFUSALS = (
@@ -78,10 +134,10 @@ _REFUSALS = (
 @router.post("/predict", responses=problems(*_REFUSALS))
 def predict(body: ModelInput, predict: PredictDep) -> ModelOutput:
     """Score one row."""
-    return ModelOutput(prediction=predict(body.features, body.scale_factor))
+    return ModelOutput(predict(body.features, body.scale_factor))
 
 
-@router.post("/predict/batch", responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS))
+@router.post("/predict/batch", responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS, Problem.FEATURES_NOT_FINITE))
 def predict_batch(body: BatchInput, predict: PredictDep) -> BatchOutput:
     """Score many rows at once; a row gets the same bits as alone."""
-    return BatchOutput(predictions=predict.batch(body.instances, body.scale_factor).tolist())
+    return BatchOutput(predict.batch(body.rows, body.scale_factor))

@@ -1,0 +1,95 @@
+"""What all connections of a process share: limits, the budget for buffered bytes, the clock that ends waiting."""
+
+import asyncio
+from collections import OrderedDict
+from time import perf_counter
+from typing import Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
+
+from weighbridge.settings import Settings
+
+_SWEEP_SECONDS = 0.25
+_PAUSE_SHARE = 0.75
+
+
+class Connection(Protocol):
+    """What the gate asks of a connection."""
+
+    def sweep(self, now: float) -> None:
+        """End what has waited too long by `now`, in seconds of perf_counter."""
+        ...
+
+    def shed(self) -> None:
+        """Give up what is buffered: refuse the request, or drop the reply that nobody reads."""
+        ...
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Read on."""
+        ...
+
+
+class Gate:
+    """Keeps count of the bytes that all connections buffer, and looks at each connection a few times a second.
+
+    Above three quarters of `max_buffered_bytes` all but the oldest holder stop reading; above all of it the youngest
+    holders are shed until the rest fits. So the oldest always comes through: the budget is never smaller than a body.
+    One sweep over all connections replaces a timer for each, which would cost time on every request and leak on resets.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.connections: set[Connection] = set()
+        self.held = 0
+        self._budget = max(settings.max_buffered_bytes, settings.max_body_bytes)
+        self._holders: OrderedDict[Connection, int] = OrderedDict()
+        self._paused: set[Connection] = set()
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._starts: dict[int, bytes] = {}
+
+    def hold(self, connection: Connection, size: int) -> None:
+        """Account for all that `connection` buffers: now `size` bytes."""
+        self.held += size - self._holders.get(connection, 0)
+        if size:
+            self._holders[connection] = size
+        else:
+            self._holders.pop(connection, None)
+            self._paused.discard(connection)
+        while self.held > self._budget:
+            next(reversed(self._holders)).shed()
+        if self.held > self._budget * _PAUSE_SHARE:
+            oldest = next(iter(self._holders))
+            if connection in self._holders and connection is not oldest:
+                self._paused.add(connection)
+                connection.pause()
+            self._resume(self._paused & {oldest})
+        elif self._paused:
+            self._resume(self._paused)
+
+    def _resume(self, connections: set[Connection]) -> None:
+        self._paused = self._paused - connections
+        for connection in connections:
+            connection.resume()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Sweep from now on, for as long as `loop` runs."""
+        now = perf_counter()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        loop.call_later(_SWEEP_SECONDS, self.start, loop)
+
+    def start_of_reply(self, state: ServerState, status: int) -> bytes:
+        """Status line and the headers that uvicorn gives every reply; it renews those, the date, once a second."""
+        if state.default_headers is not self._default_headers:
+            self._default_headers = state.default_headers
+            self._starts.clear()
+        start = self._starts.get(status)
+        if start is None:
+            lines = (b"%b: %b\r\n" % header for header in state.default_headers)
+            start = self._starts[status] = STATUS_LINE[status] + b"".join(lines)
+        return start

@@ -1,0 +1,508 @@
+"""The gate and the fast lane, inside uvicorn's own protocol object.
+
+The gate judges every request before the application hears of it. The fast lane answers requests for compiled routes
+right here: no task, no ASGI messages. Everything else takes uvicorn's ordinary way, with its whole body at hand.
+
+A head that was judged once is remembered by its exact bytes, for clients repeat theirs with every request: then nothing
+is parsed but the body. The same bytes mean the same wherever a message starts, so the memory cannot mislead.
+"""
+
+import re
+from dataclasses import dataclass, field
+from secrets import randbelow
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote
+
+import httptools
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from weighbridge.adapters.http.errors import Problem, Reply, internal_error
+from weighbridge.adapters.http.fast_route import Call, joined
+from weighbridge.adapters.metrics import UNROUTED, RouteMetrics
+from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.server.gate import Gate
+
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
+_END_OF_HEAD = b"\r\n\r\n"
+_LINGER_SECONDS = 2.0
+_PARSED_AT_ONCE = 8192
+_LARGEST_KNOWN_HEAD = 2048
+_MOST_KNOWN_HEADS = 512
+_FORGET_SECONDS = 1.0
+_ASCII = bytes(range(128))
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRoute:
+    """A compiled route, and where its requests are counted."""
+
+    call: Call
+    metrics: RouteMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request that has passed the gate; `length` is None for a chunked body."""
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    given_id: bytes | None
+    length: int | None
+    keep_alive: bool
+    route: LaneRoute | None
+
+
+@dataclass(slots=True)
+class Lane:
+    """What the application gives the protocol, in its lifespan's state under the key `lane`.
+
+    `routes` are found by method and request target.
+    """
+
+    routes: dict[tuple[bytes, bytes], LaneRoute]
+    telemetry: RequestTelemetry
+    known_heads: dict[bytes, Head] = field(default_factory=dict)
+    _forgot: float = 0.0
+
+    def remember(self, data: bytes, head: Head) -> None:
+        """Know the head of `data`, one whole request, when it comes again."""
+        end = data.find(_END_OF_HEAD) + 4
+        if end > _LARGEST_KNOWN_HEAD or len(data) - end != head.length or not head.keep_alive:
+            return
+        if head.given_id is not None or b"expect" in head.headers:
+            return
+        now = perf_counter()
+        if len(self.known_heads) < _MOST_KNOWN_HEADS:
+            self.known_heads[data[:end]] = head
+        elif now - self._forgot > _FORGET_SECONDS:  # so that made-up heads can push out the real ones but rarely
+            self.known_heads.clear()
+            self._forgot = now
+
+
+class _Refusal(Exception):
+    """The request is refused; raised out of a parser's callback, it keeps anything more from being parsed."""
+
+    def __init__(self, problem: Problem, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = problem
+
+
+class GateProtocol(HttpToolsProtocol):
+    """One connection. uvicorn is given a subclass, by `bound_to`."""
+
+    gate: Gate
+
+    @classmethod
+    def bound_to(cls, gate: Gate) -> "type[GateProtocol]":
+        """The class of the connections that share `gate`."""
+        return type(cls.__name__, (cls,), {"gate": gate})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lane: Lane = self.app_state["lane"]
+        self._known_heads = self._lane.known_heads
+        self._telemetry: RequestTelemetry = self._lane.telemetry
+        self._limits = self.gate.settings
+        # At rest: no request has begun, none is in hand.
+        self._at_rest = True
+        self._fresh = True
+        self._in_message = False
+        self._ending = False
+        self._crowded = False
+        self._refusal: _Refusal | None = None
+        self._discarded: int | None = None
+        # Of the request that arrives; times are perf_counter's, in seconds.
+        self._since = perf_counter()
+        self._unread_since: float | None = None
+        self._head: Head | None = None
+        self._body: bytes | bytearray = b""
+        self._head_bytes = 0
+        self._wire_bytes = 0
+        self._begun = 0
+        self._answered: Head | None = None
+
+    # Called by the transport
+
+    @override
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.gate.connections.add(self)
+        # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
+        self.transport.set_write_buffer_limits(high=0)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.connections.discard(self)
+        self.gate.hold(self, 0)
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._at_rest:
+            end = data.find(_END_OF_HEAD) + 4
+            head = self._known_heads.get(data[:end])
+            if head is not None and len(data) - end == head.length:
+                self._since = perf_counter()
+                self._answer(head, data[end:])
+                return
+        self._parse(data)
+
+    @override
+    def eof_received(self) -> Any:
+        """The client sends no more: stay, by returning True, only to answer what it has sent."""
+        if self._answering:
+            self.cycle.keep_alive = False
+        return self._answering
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_since = perf_counter()
+        self._throttle()
+        self.gate.hold(self, self.transport.get_write_buffer_size())
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_since = None
+        self.gate.hold(self, 0)
+        self._throttle()
+
+    # Called by the gate and the server
+
+    def sweep(self, now: float) -> None:
+        """End what has waited too long."""
+        waited = now - self._since
+        if self._unread_since is not None:
+            unread = self.transport.get_write_buffer_size()
+            if now - self._unread_since > _allowance(self._limits.write_timeout, unread):
+                self.transport.abort()
+        elif self._discarded is not None:
+            if waited > _LINGER_SECONDS:
+                self.transport.abort()
+        elif self._in_message:
+            self._sweep_arriving(waited)
+        elif not self._answering:
+            limit = self._limits.header_timeout if self._fresh else self._limits.keep_alive_timeout
+            if waited > limit:
+                self.transport.close()
+
+    def _sweep_arriving(self, waited: float) -> None:
+        if self._head is None:
+            part, limit = "head", self._limits.header_timeout
+        else:
+            part, limit = "body", _allowance(self._limits.body_timeout, self._head.length or 0)
+        if waited > limit and self._crowded:  # it was we who stopped reading
+            self.shed()
+        elif waited > limit:
+            self._refuse(_Refusal(Problem.REQUEST_TIMEOUT, f"expected the whole {part} of the request sooner"))
+
+    def shed(self) -> None:
+        """Give up what is buffered: refuse the request, or drop the reply that nobody reads."""
+        if self._unread_since is not None:
+            self.gate.hold(self, 0)
+            self.transport.abort()
+        else:
+            self._refuse(_Refusal(Problem.OVERLOADED, "expected room for the request, got none; send it again later"))
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        self._crowded = True
+        self._throttle()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._crowded = False
+        self._throttle()
+
+    @override
+    def shutdown(self) -> None:
+        """End the connection as soon as the request that has begun on it is answered."""
+        self._ending = True
+        if self._answering:
+            self.cycle.keep_alive = False
+        elif not self._in_message:
+            self.transport.close()
+
+    # Called by the parser
+
+    @override
+    def on_message_begin(self) -> None:
+        self._begun += 1
+        if self._begun > self._limits.max_pipelined:
+            raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
+        self._at_rest = self._fresh = False
+        self._in_message = True
+        self._since = perf_counter()
+        self._head = None
+        self._body = b""
+        self._head_bytes = self._wire_bytes = 0
+        self.url = b""
+        self.headers = []
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        limit = self._limits.max_url_bytes
+        if len(self.url) > limit:
+            raise _Refusal(Problem.URI_TOO_LONG, f"expected a request target of at most {limit} bytes")
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value) + len(": \r\n")
+        if self._head_bytes > self._limits.max_header_bytes or len(self.headers) > self._limits.max_header_fields:
+            raise self._headers_too_large()
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._head = head = self._judge()
+        self._since = perf_counter()
+        self._wire_bytes = 0
+        if b"expect" in head.headers and head.length != 0:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        if not self._body:
+            self._body = body
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
+        if len(self._body) > self._limits.max_body_bytes:
+            raise self._body_too_large()
+
+    @override
+    def on_message_complete(self) -> None:
+        head, body = self._head, self._body
+        assert head is not None, "the parser completes no message without its head"
+        self._head, self._body, self._in_message = None, b"", False
+        self.gate.hold(self, 0)
+        if len(self.tasks) >= self._limits.max_in_flight or len(self.pipeline) >= self._limits.max_pipelined:
+            raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
+        if head.route is not None and not self._answering:
+            self._answer(head, body)
+        else:
+            self._hand_over(head, body)
+
+    # The gate
+
+    def _parse(self, data: bytes) -> None:
+        if self._discarded is not None:
+            self._discarded += len(data)
+            if self._discarded > self._limits.max_body_bytes:
+                self.transport.abort()
+            return
+        alone = self._at_rest
+        self._begun = 0
+        self._answered = None
+        try:
+            self._feed(data)
+        except httptools.HttpParserUpgrade:
+            pass  # it was answered like any other request, and the connection ends with that
+        except httptools.HttpParserError as exc:
+            self._refuse(self._refusal_for(exc))
+        except _Refusal as refusal:
+            self._refuse(refusal)
+        else:
+            if self._in_message:
+                self.gate.hold(self, self._head_bytes + self._wire_bytes if self._head is None else len(self._body))
+            elif alone and self._answered is not None and self._begun == 1:
+                self._lane.remember(data, self._answered)
+
+    def _feed(self, data: bytes) -> None:
+        # In small pieces: what the parser keeps of an unfinished line is not seen before a piece has been parsed.
+        for start in range(0, len(data), _PARSED_AT_ONCE):
+            continued = self._in_message
+            piece = memoryview(data)[start : start + _PARSED_AT_ONCE]
+            self.parser.feed_data(piece)
+            if continued:
+                self._wire_bytes += len(piece)
+            if self._in_message:
+                self._check_arriving()
+
+    def _check_arriving(self) -> None:
+        """Raises _Refusal for a request that hides its size from the parser's callbacks."""
+        if self._head is None:
+            if self._wire_bytes > self._limits.max_header_bytes + self._limits.max_url_bytes:
+                raise self._headers_too_large()
+        elif self._wire_bytes > 2 * self._limits.max_body_bytes + self._limits.max_header_bytes:
+            raise self._body_too_large()
+
+    def _judge(self) -> Head:
+        """The head of the request whose headers are complete. Raises _Refusal."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            problem = Problem.BAD_REQUEST if version == "0.9" else Problem.HTTP_VERSION_NOT_SUPPORTED
+            raise _Refusal(problem, "expected HTTP/1.1 or HTTP/1.0")
+        headers = joined(self.headers)
+        host = headers.get(b"host")
+        if not (version == "1.0" if host is None else _HOST.fullmatch(host)):
+            raise _Refusal(Problem.BAD_REQUEST, "expected one Host header with a host and perhaps a port")
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and (version == "1.0" or coding.lower() != b"chunked" or b"content-length" in headers):
+            raise _Refusal(Problem.BAD_REQUEST, "expected Content-Length, or Transfer-Encoding: chunked in HTTP/1.1")
+        if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise _Refusal(Problem.EXPECTATION_FAILED, "expected no Expect header but 100-continue")
+        length = int(headers.get(b"content-length", b"0")) if coding is None else None
+        if length is not None and length > self._limits.max_body_bytes:
+            raise self._body_too_large()
+        method = self.parser.get_method()
+        return Head(
+            method=method,
+            target=self.url,
+            headers=headers,
+            given_id=headers.get(b"x-request-id"),
+            length=length,
+            keep_alive=version == "1.1" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
+            route=self._lane.routes.get((method, self.url)),
+        )
+
+    def _headers_too_large(self) -> _Refusal:
+        limits = self._limits
+        return _Refusal(
+            Problem.HEADERS_TOO_LARGE,
+            f"expected at most {limits.max_header_fields} headers of {limits.max_header_bytes} bytes in all",
+        )
+
+    def _body_too_large(self) -> _Refusal:
+        return _Refusal(Problem.BODY_TOO_LARGE, f"expected a body of at most {self._limits.max_body_bytes} bytes")
+
+    def _refusal_for(self, error: httptools.HttpParserError) -> _Refusal:
+        raised = error.__context__
+        if isinstance(raised, _Refusal):
+            return raised
+        if isinstance(raised, Exception):
+            self._telemetry.failed(raised, request_id=self._request_id())
+            return _Refusal(Problem.INTERNAL_ERROR, "the request is not to blame; the service's log has the cause")
+        if "HTTP version" in str(error):
+            return _Refusal(Problem.HTTP_VERSION_NOT_SUPPORTED, "expected HTTP/1.1 or HTTP/1.0")
+        return _Refusal(Problem.BAD_REQUEST, "expected a request by RFC 9112, got bytes that are not one")
+
+    def _request_id(self) -> str:
+        headers: list[tuple[bytes, bytes]] = self.headers or []
+        request_id: str = self._telemetry.request_id(joined(headers).get(b"x-request-id"))
+        return request_id
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Reply to what is in hand first, then with the refusal, and end the connection."""
+        self._at_rest = self._in_message = False
+        self._head, self._body = None, b""
+        self.gate.hold(self, 0)
+        if self._answering:
+            self._refusal = refusal
+            self._throttle()
+            return
+        request_id = self._request_id()
+        reply = refusal.problem.reply(str(refusal), request_id)
+        retry = b"\r\nretry-after: %d" % (1 + randbelow(3)) if refusal.problem is Problem.OVERLOADED else b""
+        self._write(reply, request_id, end=retry + b"\r\nconnection: close")
+        self._telemetry.finished(
+            self._telemetry.metrics.route(UNROUTED),
+            request_id,
+            b"",
+            self.url or b"",
+            reply.status,
+            perf_counter() - self._since,
+        )
+        self._linger()
+
+    def _linger(self) -> None:
+        """Let the client read the reply before the connection ends: closing with bytes unread would reset it."""
+        self._discarded = 0
+        self._since = perf_counter()
+        self._throttle()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:  # TLS has no half-closed state
+            self.transport.close()
+
+    # The two roads
+
+    def _answer(self, head: Head, body: bytes | bytearray) -> None:
+        """Reply by the fast lane."""
+        route = head.route
+        assert route is not None
+        request_id = self._telemetry.request_id(head.given_id)
+        try:
+            reply = route.call(head.headers, body, request_id)
+        except Exception as exc:
+            self._telemetry.failed(exc, request_id=request_id)
+            reply = internal_error(request_id)
+        keep_alive = head.keep_alive and not self._ending
+        self._write(reply, request_id, end=b"" if keep_alive else b"\r\nconnection: close")
+        now = perf_counter()
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply.status, now - self._since)
+        if keep_alive:
+            self._since = now
+            self._at_rest = True
+            self._answered = head
+        else:
+            self.transport.close()
+
+    def _write(self, reply: Reply, request_id: str, *, end: bytes) -> None:
+        status, media_type, body = reply
+        start = self.gate.start_of_reply(self.server_state, status)
+        self.transport.write(
+            b"%bcontent-length: %d\r\ncontent-type: %b\r\nx-request-id: %b%b\r\n\r\n%b"
+            % (start, len(body), media_type, request_id.encode(), end, body)
+        )
+
+    def _hand_over(self, head: Head, body: bytes | bytearray) -> None:
+        """Let uvicorn run the application, now that the body is whole. Raises _Refusal."""
+        url, headers = quote(self.url, safe=_ASCII).encode(), self.headers
+        try:
+            parsed = httptools.parse_url(url)
+        except httptools.HttpParserInvalidURLError:
+            parsed = None
+        if parsed is None or not parsed.path:
+            raise _Refusal(Problem.BAD_REQUEST, "expected a request target that is a path")
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers
+        super().on_headers_complete()
+        cycle = self.cycle
+        cycle.keep_alive = head.keep_alive and not self._ending
+        cycle.body += body
+        cycle.more_body = False
+        cycle.message_event.set()
+        self._throttle()
+
+    @property
+    def _answering(self) -> bool:
+        """Whether the application still works on a request of this connection."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @override
+    def on_response_complete(self) -> None:
+        """Called by uvicorn when the application has answered the oldest request in hand."""
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        elif self._ending:
+            self.transport.close()
+        elif not self._in_message:
+            self._since = perf_counter()
+            self._at_rest = True
+        self._throttle()
+
+    def _throttle(self) -> None:
+        """Read on only when what comes can be dealt with."""
+        if self._discarded is None and (
+            self._crowded or self.flow.write_paused or self.pipeline or self._refusal is not None
+        ):
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
+
+
+def _allowance(base: float, size: int) -> float:
+    """Seconds that moving `size` bytes may take: `base`, and one more for each 64 KiB."""
+    return base + size / 65536
