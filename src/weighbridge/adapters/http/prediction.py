@@ -14,7 +14,6 @@ from weighbridge.adapters.http.errors import Problem, RefusedRequest
 from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_json, check_is_plain
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.rows import read_batch
-from weighbridge.application.predict import Rows
 
 BINARY = b"application/octet-stream"
 _DOUBLE = np.dtype("<f8")
@@ -64,30 +63,23 @@ class BatchInput(_Strict):
         min_length=1, description="One or more rows, each with one finite number for each weight of the model."
     )
     scale_factor: ScaleFactor = 1.0
-    _matrix: NDArray[np.float64] | None = None
-
-    @property
-    def rows(self) -> Rows:
-        """The rows: as a matrix or, from the binary form, flat; as lists where they may be ragged."""
-        return self.instances if self._matrix is None else self._matrix
 
     @classmethod
     def read(cls, headers: Headers, body: bytes | bytearray) -> "BatchInput":
-        """From little-endian float64, row-major, or from JSON. Raises RefusedRequest, ValidationError."""
+        """From little-endian float64, row-major, or from JSON. Raises RefusedRequest, ValidationError.
+
+        Where the numbers are already float64, `instances` is their array: they need no more validation.
+        """
         if headers.get(b"content-type") == BINARY:
             check_is_plain(headers)
-            return cls._of(_from_binary(body), 1.0)
+            return cls._made_of(_from_binary(body))
         check_is_json(headers)
         batch = read_batch(body)
-        if batch is not None:
-            return cls._of(*batch)
-        return cls.model_validate_json(body)
+        return cls.model_validate_json(body) if batch is None else cls._made_of(*batch)
 
     @classmethod
-    def _of(cls, matrix: NDArray[np.float64], scale_factor: float) -> "BatchInput":
-        made = cls.model_construct(instances=[], scale_factor=scale_factor)
-        made._matrix = matrix
-        return made
+    def _made_of(cls, array: Any, scale_factor: float = 1.0) -> "BatchInput":
+        return cls.model_construct(instances=array, scale_factor=scale_factor)
 
 
 @dataclass(slots=True)
@@ -140,4 +132,4 @@ def predict(body: ModelInput, predict: PredictDep) -> ModelOutput:
 @router.post("/predict/batch", responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS, Problem.FEATURES_NOT_FINITE))
 def predict_batch(body: BatchInput, predict: PredictDep) -> BatchOutput:
     """Score many rows at once; a row gets the same bits as alone."""
-    return BatchOutput(predict.batch(body.rows, body.scale_factor))
+    return BatchOutput(predict.batch(body.instances, body.scale_factor))
