@@ -50,7 +50,7 @@ class Gate:
         self._holders: OrderedDict[Connection, int] = OrderedDict()
         self._paused: set[Connection] = set()
         self._default_headers: list[tuple[bytes, bytes]] = []
-        self._starts: dict[int, bytes] = {}
+        self._starts: dict[int, str] = {}
 
     def hold(self, connection: Connection, size: int) -> None:
         """Account for all that `connection` buffers: now `size` bytes."""
@@ -83,7 +83,7 @@ class Gate:
             connection.sweep(now)
         loop.call_later(_SWEEP_SECONDS, self.start, loop)
 
-    def start_of_reply(self, state: ServerState, status: int) -> bytes:
+    def start_of_reply(self, state: ServerState, status: int) -> str:
         """Status line and the headers that uvicorn gives every reply; it renews those, the date, once a second."""
         if state.default_headers is not self._default_headers:
             self._default_headers = state.default_headers
@@ -91,5 +91,5 @@ class Gate:
         start = self._starts.get(status)
         if start is None:
             lines = (b"%b: %b\r\n" % header for header in state.default_headers)
-            start = self._starts[status] = STATUS_LINE[status] + b"".join(lines)
+            start = self._starts[status] = (STATUS_LINE[status] + b"".join(lines)).decode()
         return start

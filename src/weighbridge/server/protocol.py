@@ -399,14 +399,14 @@ class GateProtocol(HttpToolsProtocol):
             return
         request_id = self._request_id()
         reply = refusal.problem.reply(str(refusal), request_id)
-        retry = b"\r\nretry-after: %d" % (1 + randbelow(3)) if refusal.problem is Problem.OVERLOADED else b""
-        self._write(reply, request_id, end=retry + b"\r\nconnection: close")
+        retry = f"\r\nretry-after: {1 + randbelow(3)}" if refusal.problem is Problem.OVERLOADED else ""
+        self._write(reply, request_id, end=retry + "\r\nconnection: close")
         self._telemetry.finished(
             self._telemetry.metrics.route(UNROUTED),
             request_id,
             b"",
             self.url or b"",
-            reply.status,
+            reply[0],
             perf_counter() - self._since,
         )
         self._linger()
@@ -434,9 +434,9 @@ class GateProtocol(HttpToolsProtocol):
             self._telemetry.failed(exc, request_id=request_id)
             reply = internal_error(request_id)
         keep_alive = head.keep_alive and not self._ending
-        self._write(reply, request_id, end=b"" if keep_alive else b"\r\nconnection: close")
+        self._write(reply, request_id, end="" if keep_alive else "\r\nconnection: close")
         now = perf_counter()
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply.status, now - self._since)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - self._since)
         if keep_alive:
             self._since = now
             self._at_rest = True
@@ -444,13 +444,14 @@ class GateProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _write(self, reply: Reply, request_id: str, *, end: bytes) -> None:
+    def _write(self, reply: Reply, request_id: str, *, end: str) -> None:
         status, media_type, body = reply
         start = self.gate.start_of_reply(self.server_state, status)
-        self.transport.write(
-            b"%bcontent-length: %d\r\ncontent-type: %b\r\nx-request-id: %b%b\r\n\r\n%b"
-            % (start, len(body), media_type, request_id.encode(), end, body)
+        head = (
+            f"{start}content-length: {len(body)}\r\n"
+            f"content-type: {media_type.decode()}\r\nx-request-id: {request_id}{end}\r\n\r\n"
         )
+        self.transport.write(head.encode() + body)
 
     def _hand_over(self, head: Head, body: bytes | bytearray) -> None:
         """Let uvicorn run the application, now that the body is whole. Raises _Refusal."""

@@ -6,7 +6,7 @@ from time import perf_counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weighbridge.adapters.http.errors import internal_error
+from weighbridge.adapters.http.errors import as_response, internal_error
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 
@@ -55,7 +55,7 @@ class Envelope:
             telemetry.failed(exc, request_id=request_id)
             if status:
                 raise
-            await internal_error(request_id).as_response()(scope, receive, send_with_id)
+            await as_response(internal_error(request_id))(scope, receive, send_with_id)
         telemetry.finished(
             telemetry.metrics.route(getattr(routed.get("route"), "path", UNROUTED)),
             request_id,

@@ -5,7 +5,7 @@ docs/errors.md gives the cause and the cure of each code. Nothing of the input i
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, unique
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -27,16 +27,14 @@ _MOST_ERRORS = 100
 Location = tuple[str | int, ...]
 
 
-class Reply(NamedTuple):
-    """A whole HTTP reply, whichever road carries it."""
+Reply = tuple[int, bytes, bytes]
+"""A whole HTTP reply, whichever road carries it: status, media type, body."""
 
-    status: int
-    media_type: bytes
-    body: bytes
 
-    def as_response(self, headers: Mapping[str, str] | None = None) -> Response:
-        """The reply as ASGI servers take it."""
-        return Response(self.body, self.status, headers, self.media_type.decode())
+def as_response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
+    """The reply as ASGI servers take it."""
+    status, media_type, body = reply
+    return Response(body, status, headers, media_type.decode())
 
 
 @unique
@@ -80,7 +78,7 @@ class Problem(Enum):
         }
         if errors:
             problem["errors"] = errors
-        return Reply(self.status, b"application/problem+json", orjson.dumps(problem))
+        return self.status, b"application/problem+json", orjson.dumps(problem)
 
 
 def internal_error(request_id: str) -> Reply:
@@ -170,16 +168,16 @@ def install_handlers(app: FastAPI) -> None:
         headers = dict(exc.headers or {})
         if "GET" in headers.get("Allow", ""):
             headers["Allow"] = ", ".join(sorted({"HEAD", *headers["Allow"].split(", ")}))
-        return problem.reply(detail, request.state.request_id).as_response(headers)
+        return as_response(problem.reply(detail, request.state.request_id), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> Response:
-        return reply_to_items(exc.errors(), request.state.request_id, ["of the schema"]).as_response()
+        return as_response(reply_to_items(exc.errors(), request.state.request_id, ["of the schema"]))
 
     @app.exception_handler(RefusedRequest)
     async def refused(request: Request, exc: RefusedRequest) -> Response:
-        return exc.problem.reply(str(exc), request.state.request_id).as_response()
+        return as_response(exc.problem.reply(str(exc), request.state.request_id))
 
     @app.exception_handler(WeighbridgeError)
     async def stated(request: Request, exc: WeighbridgeError) -> Response:
-        return reply_to(exc, request.state.request_id).as_response()
+        return as_response(reply_to(exc, request.state.request_id))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from weighbridge.adapters.http.dependencies import ApplicationScoped
-from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, reply_to, reply_to_invalid
+from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, as_response, reply_to, reply_to_invalid
 from weighbridge.application.readiness import NotReady
 from weighbridge.domain.errors import WeighbridgeError
 
@@ -77,7 +77,7 @@ class FastRoute(APIRoute):
 
             def answer(headers: Headers, _body: bytes | bytearray, request_id: str) -> Reply:
                 try:
-                    return Reply(status, *write(endpoint(*others), headers))
+                    return status, *write(endpoint(*others), headers)
                 except WeighbridgeError as exc:
                     return reply_to(exc, request_id)
 
@@ -94,7 +94,7 @@ class FastRoute(APIRoute):
             except RefusedRequest as exc:
                 return exc.problem.reply(str(exc), request_id)
             try:
-                return Reply(status, *write(endpoint(value, *others), headers))
+                return status, *write(endpoint(value, *others), headers)
             except WeighbridgeError as exc:
                 return reply_to(exc, request_id)
 
@@ -127,7 +127,7 @@ class FastRoute(APIRoute):
             if call is None:
                 raise NotReady("starting")
             body = await _read(request) if takes_body else b""
-            return call(joined(request.scope["headers"]), body, request.state.request_id).as_response()
+            return as_response(call(joined(request.scope["headers"]), body, request.state.request_id))
 
         return handle
 
@@ -148,7 +148,7 @@ def check_is_json(headers: Headers) -> None:
 
 def check_is_plain(headers: Headers) -> None:
     """Raises RefusedRequest for a body that is compressed."""
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
         raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected a body without Content-Encoding")
 
 
