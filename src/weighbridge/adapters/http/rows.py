@@ -1,5 +1,6 @@
 """Rows of numbers from bytes to a matrix, without a Python float for each."""
 
+from functools import cache
 from math import isfinite
 from typing import Any
 
@@ -20,7 +21,7 @@ def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | N
     if body[:1] != b"{":
         return None
     try:
-        document: Any = simdjson.Parser().parse(body)
+        document: Any = _parser().parse(body)
         keys = sorted(document)
         if keys not in _KEYS:
             return None
@@ -32,6 +33,12 @@ def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | N
         return None
     width = _width(body, flat.size)
     return None if width is None else (flat.reshape(-1, width), float(scale_factor))
+
+
+@cache
+def _parser() -> simdjson.Parser:
+    """One for the process, as its buffers are large. It parses again once nothing refers to what it parsed before."""
+    return simdjson.Parser()
 
 
 def _width(body: bytes | bytearray, size: int) -> int | None:
