@@ -42,7 +42,8 @@ class InvalidSettings(Exception):
     """Settings that cannot be used: a line for each, with its name, what was expected and what came."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
+        # A name or a path may hold a line break of its own.
+        super().__init__("\n".join(" ".join(problem.splitlines()) for problem in problems))
 
 
 def _json_array(value: object) -> object:
@@ -51,7 +52,7 @@ def _json_array(value: object) -> object:
         return value
     try:
         return json.loads(value)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValueError("expected a JSON array") from exc
 
 
@@ -148,7 +149,7 @@ def _variable(field: str) -> str:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise InvalidSettings(f"{CONFIG_VARIABLE}: expected a readable TOML file, got {path}: {reason}") from exc
 
