@@ -4,7 +4,7 @@ from weighbridge.application.readiness import NotReady, Readiness
 
 
 def test_nothing_is_ready_before_it_has_started() -> None:
-    with pytest.raises(NotReady, match="^starting$"):
+    with pytest.raises(NotReady, match=r"^starting$"):
         Readiness().check()
 
 
@@ -22,5 +22,5 @@ def test_what_drains_is_not_ready() -> None:
 
     readiness.draining()
 
-    with pytest.raises(NotReady, match="^draining$"):
+    with pytest.raises(NotReady, match=r"^draining$"):
         readiness.check()
