@@ -154,7 +154,7 @@ def _is_model(annotation: object) -> bool:
 
 
 def _is_json_model(field: FieldInfo) -> bool:
-    return type(field) is Body and not field.embed and _is_model(field.annotation)
+    return type(field) is Body and not field.embed and field.is_required() and _is_model(field.annotation)
 
 
 async def _read(request: Request) -> bytes:
