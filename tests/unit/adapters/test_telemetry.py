@@ -15,9 +15,8 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.waiting import until
-from weighbridge.adapters.telemetry import LineWriter, RequestLog, start_logging
+from weighbridge.adapters.telemetry import LineWriter, start_logging
 
-Policy = Literal["failed", "all", "none"]
 started = contextmanager(start_logging)
 
 
@@ -62,15 +61,6 @@ class Pipe:
         os.close(self.descriptor)
         if self._reader.ident is not None:
             self._reader.join()
-
-
-def record(log: Log, policy: Policy, *requests: tuple[int, float]) -> list[int]:
-    """Statuses of the requests, of a status and a duration each, that the policy wants logged."""
-    with json_logger(log) as logger:
-        request_log = RequestLog(logger, policy=policy, slow_ms=1000)
-        for status, seconds in requests:
-            request_log.record(request_id="1", method="GET", path="/", status=status, seconds=seconds)
-    return [line["status"] for line in log.of("request")]
 
 
 # Lines
@@ -325,60 +315,3 @@ def test_other_loggers_are_left_alone_afterwards(log: Log) -> None:
     logging.getLogger("somebody.else").warning("too late")
 
     assert log.events == []
-
-
-# Requests
-
-
-@pytest.mark.parametrize(
-    ("policy", "logged"), [("failed", [400, 404, 503, 200]), ("all", [200, 400, 404, 503, 200]), ("none", [])]
-)
-def test_the_policy_says_which_requests_are_logged(log: Log, policy: Policy, logged: list[int]) -> None:
-    slow = (200, 1.001)
-
-    assert record(log, policy, (200, 0.5), (400, 0.1), (404, 0.1), (503, 0.1), slow) == logged
-
-
-def test_a_request_is_logged_with_its_id_and_what_came_of_it(log: Log) -> None:
-    with json_logger(log) as logger:
-        request_log = RequestLog(logger, policy="all", slow_ms=1000)
-        request_log.record(request_id="abc-1", method="POST", path="/predict", status=200, seconds=0.0123456)
-
-    [line] = log.events
-    assert line.pop("timestamp")
-    assert line == {
-        "event": "request",
-        "level": "info",
-        "request_id": "abc-1",
-        "method": "POST",
-        "path": "/predict",
-        "status": 200,
-        "duration_ms": 12.346,
-    }
-
-
-def test_a_long_path_is_logged_cut_short(log: Log) -> None:
-    with json_logger(log) as logger:
-        request_log = RequestLog(logger, policy="all", slow_ms=1000)
-        request_log.record(request_id="1", method="GET", path="/" * 10_000, status=404, seconds=0.1)
-
-    [line] = log.events
-    assert line["path"] == "/" * 200
-
-
-@pytest.mark.parametrize("policy", ["failed", "all", "none"])
-def test_an_unforeseen_error_is_logged_by_every_policy(log: Log, policy: Policy) -> None:
-    with json_logger(log) as logger:
-        RequestLog(logger, policy=policy, slow_ms=1000).failed(LookupError("gone"), request_id="abc-1")
-
-    [line] = log.of("request_failed")
-    assert (line["level"], line["request_id"]) == ("error", "abc-1")
-    assert "LookupError: gone" in line["exception"]
-
-
-def test_an_abandoned_request_is_for_those_who_debug(log: Log) -> None:
-    with json_logger(log) as logger:
-        RequestLog(logger, policy="failed", slow_ms=1000).abandoned(request_id="abc-1")
-
-    [line] = log.of("request_abandoned")
-    assert (line["level"], line["request_id"]) == ("debug", "abc-1")
