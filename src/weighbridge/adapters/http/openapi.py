@@ -7,13 +7,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from weighbridge.adapters.http.errors import Problem, ProblemDetails
 
 router = APIRouter(include_in_schema=False)
 
-_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 
 @router.get("/openapi.json")
@@ -36,11 +36,12 @@ async def docs() -> HTMLResponse:
 
 
 @router.get("/docs/assets/{name}")
-async def asset(name: str) -> FileResponse:
+def asset(name: str) -> Response:
     """One of the page's files, from the installed package fastapi-offline."""
     if name not in _ASSETS:
         raise HTTPException(404)
-    return FileResponse(str(files("fastapi_offline") / "static" / name))
+    # Whole, and no FileResponse: that answers a bad Range with a text of its own instead of problem details.
+    return Response((files("fastapi_offline") / "static" / name).read_bytes(), media_type=_ASSETS[name])
 
 
 def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
