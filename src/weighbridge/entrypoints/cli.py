@@ -58,7 +58,13 @@ def serve(**flags: Any) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("features", nargs=-1, required=True, type=float)
-@click.option("--scale-factor", type=float, default=1.0, show_default=True, help="What the score is multiplied by.")
+@click.option(
+    "--scale-factor",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="What the score is multiplied by.",
+)
 def predict(features: tuple[float, ...], scale_factor: float) -> None:
     """Score one row without a server, with the weights of the settings."""
     settings = _load()
