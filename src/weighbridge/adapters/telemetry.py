@@ -7,6 +7,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Literal
 
 import structlog
@@ -139,7 +140,9 @@ class RequestLog:
     def record(self, *, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
         """Log a finished request if the policy wants it; `path` as it came on the wire."""
         if status >= self._lowest_status or seconds > self._slow_seconds:
-            self._logger.info(
+            level = logging.ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+            self._logger.log(
+                level,
                 "request",
                 request_id=request_id,
                 method=method,

@@ -3,6 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -49,10 +50,20 @@ def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in kinds if kind.status == status),
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+            "content": {
+                "application/problem+json": {
+                    "schema": {"$ref": "#/components/schemas/ProblemDetails"},
+                    "examples": {kind.code: {"value": _example(kind)} for kind in kinds if kind.status == status},
+                }
+            },
         }
         for status in sorted({kind.status for kind in kinds})
     }
+
+
+def _example(kind: Problem) -> dict[str, Any]:
+    reply = kind.reply("what was expected, and what came", "0f3c5a7e9b1d-2a")
+    return dict(orjson.loads(reply.body))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

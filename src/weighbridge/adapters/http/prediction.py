@@ -75,13 +75,13 @@ _REFUSALS = (
 )
 
 
-@router.post("/predict", responses=problems(*_REFUSALS))
+@router.post("/predict", summary="Predict one row", responses=problems(*_REFUSALS))
 def predict(body: ModelInput, predict: PredictDep) -> ModelOutput:
     """Score one row."""
     return ModelOutput(prediction=predict(body.features, body.scale_factor))
 
 
-@router.post("/predict/batch", responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS))
+@router.post("/predict/batch", summary="Predict many rows", responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS))
 def predict_batch(body: BatchInput, predict: PredictDep) -> BatchOutput:
     """Score many rows at once; a row gets the same bits as alone."""
     return BatchOutput(predictions=predict.batch(body.instances, body.scale_factor).tolist())
