@@ -407,7 +407,7 @@ PATHS = [
     *(
         _wrong_method(method, path, "POST")
         for path in ("/predict", "/predict/batch")
-        for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
+        for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
     ),
     *(
         _wrong_method(method, path, "GET, HEAD")
