@@ -9,9 +9,9 @@ settings.register_profile("weighbridge", deadline=None, derandomize=True)
 settings.load_profile("weighbridge")
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_in_the_environment() -> None:
     """The settings of whoever runs the tests are not theirs."""
-    for name in os.environ:
-        if name.upper().startswith("WEIGHBRIDGE_"):
-            monkeypatch.delenv(name)
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith("WEIGHBRIDGE_")}
+    os.environ.clear()
+    os.environ.update(others)

@@ -1,3 +1,5 @@
+from contextlib import ExitStack
+
 import pytest
 from dependency_injector import providers
 from starlette.testclient import TestClient
@@ -50,8 +52,8 @@ def test_weights_that_cannot_be_loaded_stop_the_start(log: Log) -> None:
     container = log.container()
     container.weights.override(providers.Object(NoWeights()))
 
-    with pytest.raises(InvalidWeights), TestClient(create_app(container)):
-        pass
+    with pytest.raises(InvalidWeights), ExitStack() as stack:
+        stack.enter_context(TestClient(create_app(container)))
 
     assert [line["event"] for line in log.events] == ["service_stopped"]
 

@@ -49,12 +49,13 @@ def test_a_row_is_scored_with_the_weights_of_the_settings(monkeypatch: pytest.Mo
         ("1 2 3", "expected 4 features, got 3"),
         ("1 2 3 4 5", "expected 4 features, got 5"),
         ("0 0 1.7e308 0", "expected a finite prediction, got an overflow; send features of smaller magnitude"),
-        ("nan 0 0 0", "expected a finite prediction, got an overflow; send features of smaller magnitude"),
-        ("-inf 0 0 0", "expected a finite prediction, got an overflow; send features of smaller magnitude"),
+        ("nan 0 0 0", "features.0: Input should be a finite number"),
+        ("0 -inf 0 0", "features.1: Input should be a finite number"),
         ("1 2 3 four", "'four' is not a valid float"),
         ("1 2 3 --colour", "'--colour' is not a valid float"),
-        ("1 2 3 4 --scale-factor 0", "'--scale-factor': 0.0 is not in the range x>0"),
-        ("1 2 3 4 --scale-factor -1", "'--scale-factor': -1.0 is not in the range x>0"),
+        ("1 2 3 4 --scale-factor 0", "scale_factor: Input should be greater than 0"),
+        ("1 2 3 4 --scale-factor -1", "scale_factor: Input should be greater than 0"),
+        ("1 2 3 4 --scale-factor inf", "scale_factor: Input should be a finite number"),
         ("1 2 3 4 --scale-factor two", "'--scale-factor': 'two' is not a valid float"),
         ("", "Missing argument 'FEATURES...'"),
     ],
@@ -123,7 +124,7 @@ def test_serve_says_which_flag_is_wrong() -> None:
 
     assert result.exit_code == 3
     assert result.stderr.splitlines() == [
-        "weighbridge: --port: expected an integer from 0 to 65535, got 65536",
+        "weighbridge: --port: expected an integer from 0 to 65535, got '65536'",
         "weighbridge: --log-format: expected one of auto, json, console, got 'xml'",
     ]
 
@@ -135,7 +136,7 @@ def test_serve_names_a_port_that_is_taken() -> None:
 
     assert result.exit_code == 3
     assert result.stderr == (
-        f"weighbridge: WEIGHBRIDGE_PORT: expected a port that can be listened on, got {port}: Address already in use\n"
+        f"weighbridge: --port: expected a port that can be listened on, got {port}: Address already in use\n"
     )
 
 
@@ -144,6 +145,5 @@ def test_serve_names_a_host_that_is_none_of_this_machine() -> None:
 
     assert result.exit_code == 3
     assert result.stderr == (
-        "weighbridge: WEIGHBRIDGE_HOST: expected an address of this machine, got '192.0.2.1': "
-        "Cannot assign requested address\n"
+        "weighbridge: --host: expected an address of this machine, got '192.0.2.1': Cannot assign requested address\n"
     )

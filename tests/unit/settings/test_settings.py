@@ -131,6 +131,11 @@ def test_a_wrong_value_is_named_with_what_was_expected_and_what_came(
         ("log_level = 3", "log_level: expected one of debug, info, warning, error, got 3"),
         ("weights = [nan]", "weights: expected a JSON array of one or more finite numbers, got [nan]"),
         ("weights = 1.5", "weights: expected a JSON array of one or more finite numbers, got 1.5"),
+        ("weights = '[1.5]'", "weights: expected a JSON array of one or more finite numbers, got '[1.5]'"),
+        ("weights = [true]", "weights: expected a JSON array of one or more finite numbers, got [True]"),
+        ("weights = []", "weights: expected a JSON array of one or more finite numbers, got []"),
+        ("port = true", "port: expected an integer from 0 to 65535, got True"),
+        ("port = 80.0", "port: expected an integer from 0 to 65535, got 80.0"),
         ("prot = 1", "prot: expected the name of a setting, got an unknown one; did you mean port?"),
         (
             "[server]\nport = 1",
@@ -199,7 +204,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(content: bytes | No
     if content is not None:
         config.write_bytes(content)
 
-    assert refusal().startswith(f"WEIGHBRIDGE_CONFIG: expected a readable TOML file, got {config}: {reason}")
+    assert refusal().startswith(f"WEIGHBRIDGE_CONFIG: expected a readable TOML file, got '{config}': {reason}")
 
 
 @given(st.sampled_from(FIELDS), st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60))

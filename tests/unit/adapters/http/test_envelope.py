@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import pytest
@@ -122,6 +123,14 @@ def test_an_unforeseen_error_is_logged_once_with_its_traceback(
     assert "ZeroDivisionError: cannot divide [1.5, 2.25, -0.75, 4.0] by zero" in line["exception"]
 
 
+def test_a_request_that_failed_here_is_logged_as_an_error(log: Log, failing: Container) -> None:
+    with TestClient(create_app(failing)) as client:
+        client.post("/predict", content=GOOD, headers=JSON)
+        client.post("/predict", content=b"", headers=JSON)
+
+    assert [(line["status"], line["level"]) for line in log.of("request")] == [(500, "error"), (422, "info")]
+
+
 def test_an_unforeseen_error_harms_no_later_request(failing: Container) -> None:
     with TestClient(create_app(failing)) as client:
         client.post("/predict", content=GOOD, headers=JSON)
@@ -219,5 +228,5 @@ def test_options_for_the_whole_server_lists_the_methods(client: TestClient) -> N
 
 
 def test_a_websocket_is_refused(client: TestClient) -> None:
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/predict"):
-        pass
+    with pytest.raises(WebSocketDisconnect), ExitStack() as stack:
+        stack.enter_context(client.websocket_connect("/predict"))
