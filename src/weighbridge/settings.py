@@ -42,7 +42,8 @@ class InvalidSettings(Exception):
     """Settings that cannot be used: a line for each, with its name, what was expected and what came."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
+        # A name or a path may hold a line break of its own.
+        super().__init__("\n".join(" ".join(problem.splitlines()) for problem in problems))
 
 
 def _json_array(value: object) -> object:
@@ -51,7 +52,7 @@ def _json_array(value: object) -> object:
         return value
     try:
         return json.loads(value)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValueError("expected a JSON array") from exc
 
 
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
         Raises InvalidSettings.
         """
         file = os.environ.get(CONFIG_VARIABLE)
-        in_file = _read_toml(Path(file)) if file is not None else {}
+        in_file = _read_toml(file) if file is not None else {}
         in_environment = _own_variables()
         known = {_variable(field): field for field in cls.model_fields}
         unknown = [
@@ -116,12 +117,16 @@ class Settings(BaseSettings):
         ]
         if unknown:
             raise InvalidSettings(*unknown)
+        came = {f"{file}: {field}": value for field, value in in_file.items()}
+        schemas = cls.model_json_schema()["properties"]
+        mistyped = [field for field, value in in_file.items() if not _is_of_type(value, schemas[field])]
+        if mistyped:
+            raise InvalidSettings(*(_wrong(field, came) for field in mistyped))
+        came |= in_environment
+        came |= {f"--{field.replace('_', '-')}": value for field, value in flags.items()}
         try:
             return cls(**flags)
         except ValidationError as exc:
-            came = {f"{file}: {field}": value for field, value in in_file.items()}
-            came |= in_environment
-            came |= {f"--{field.replace('_', '-')}": value for field, value in flags.items()}
             wrong = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
             raise InvalidSettings(*(_wrong(field, came) for field in wrong)) from exc
 
@@ -165,12 +170,12 @@ def _variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(file: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise InvalidSettings(f"{CONFIG_VARIABLE}: expected a readable TOML file, got {path}: {reason}") from exc
+        raise InvalidSettings(f"{CONFIG_VARIABLE}: expected a readable TOML file, got {file!r}: {reason}") from exc
 
 
 def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
@@ -189,6 +194,13 @@ def _wrong(field: str, came: Mapping[str, object]) -> str:
     if source is None:
         source = next(name for name in came if name.endswith(f": {field}"))
     return f"{source}: expected {Settings.expectation(field)}, got {reprlib.repr(came[source])}"
+
+
+def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:
+    """Whether a value from the file, which unlike a text has a type, is of the setting's."""
+    names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, str: {"string"}, list: {"array"}}
+    options = {option.get("type") for option in schema.get("anyOf", [schema])}
+    return bool(names.get(type(value), set()) & options)
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ class LineWriter:
 
     def __init__(self, descriptor: int) -> None:
         self.dropped = 0
+        self._torn = False
         self._descriptor = descriptor
         self._lines: deque[bytes] = deque()
         self._pending = threading.Semaphore(0)
@@ -35,7 +36,7 @@ class LineWriter:
         if len(self._lines) >= _QUEUED_LINES:
             self.dropped += 1
             return
-        self._lines.append(line.encode() + b"\n")
+        self._lines.append(line.encode(errors="backslashreplace") + b"\n")
         self._pending.release()
 
     debug = info = warning = error = critical = exception = write  # what structlog calls, by level
@@ -56,9 +57,12 @@ class LineWriter:
                 self.dropped += 1
 
     def _write_whole(self, line: bytes) -> None:
+        if self._torn:  # a full disk took only the beginning of the line before
+            line = b"\n" + line
         while line:
             try:
                 line = line[os.write(self._descriptor, line) :]
+                self._torn = bool(line)
             except BlockingIOError:  # a descriptor that was made non-blocking by whoever shares it
                 select.select([], [self._descriptor], [])
 
@@ -71,7 +75,8 @@ class _StandardLibraryBridge(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._logger.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)  # structlog knows only the levels with names
+        self._logger.log(level, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def start_logging(
@@ -112,5 +117,9 @@ def _console(*, colours: bool) -> list[Processor]:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         # Values may come from a client: their repr keeps control characters off the terminal.
-        structlog.dev.ConsoleRenderer(colors=colours, repr_native_str=True),
+        structlog.dev.ConsoleRenderer(
+            colors=colours,
+            repr_native_str=True,
+            exception_formatter=structlog.dev.plain_traceback,  # its default shows local variables, if rich is there
+        ),
     ]

@@ -1,6 +1,8 @@
 """What every request gets, whichever road it takes: an id, its place in the metrics, and perhaps a log line."""
 
+import logging
 import re
+from http import HTTPStatus
 from itertools import count
 from secrets import token_hex
 from typing import Literal
@@ -46,7 +48,9 @@ class RequestTelemetry:
         """Count a request that was answered, and log it if the policy wants that; `path` as it came on the wire."""
         route.observe(status, seconds)
         if status >= self._lowest_status or seconds > self._slow_seconds:
-            self._logger.info(
+            level = logging.ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+            self._logger.log(
+                level,
                 "request",
                 request_id=request_id,
                 method=method.decode(),

@@ -1,13 +1,16 @@
 """The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start."""
 
 import json
+import os
 import sys
 from typing import Any, NoReturn
 
 import click
+from pydantic import ValidationError
 
 from weighbridge import __version__
 from weighbridge.adapters.http.openapi import describe
+from weighbridge.adapters.http.prediction import ModelInput
 from weighbridge.adapters.weights import SettingsWeights
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.container import Container
@@ -28,7 +31,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--host", help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+@click.option("--port", help="Port to listen on; 0 picks a free one.")
 @click.option("--weights", help="Weights of the embedded model, a JSON array.")
 @click.option("--log-level", help="Least severe level to log: debug, info, warning or error.")
 @click.option("--log-format", help="json, console, or auto: console on a terminal.")
@@ -38,19 +41,23 @@ def serve(**flags: Any) -> None:
 
     A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
     """
-    settings = _load(**{name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = _load(**given)
+    _occupy_standard_streams()
     try:
         listener = listen(settings.host, settings.port)
     except CannotListen as exc:
         if exc.host_is_wrong:
-            _cannot_start(f"WEIGHBRIDGE_HOST: expected an address of this machine, got {settings.host!r}: {exc}")
-        _cannot_start(f"WEIGHBRIDGE_PORT: expected a port that can be listened on, got {settings.port}: {exc}")
+            name = "--host" if "host" in given else "WEIGHBRIDGE_HOST"
+            _cannot_start(f"{name}: expected an address of this machine, got {settings.host!r}: {exc}")
+        name = "--port" if "port" in given else "WEIGHBRIDGE_PORT"
+        _cannot_start(f"{name}: expected a port that can be listened on, got {settings.port}: {exc}")
     container = Container(settings=settings)
     url = url_of(listener)
 
     def announce() -> None:
         container.logger().info("listening", url=url)
-        if sys.stdout.isatty():
+        if os.isatty(1):
             click.echo(_welcome(url, settings), err=True)
 
     serve_on(lambda: create_app(container), listener, settings, on_started=announce)
@@ -64,7 +71,11 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
     settings = _load()
     use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
     try:
-        click.echo(use_case(features, scale_factor))
+        row = ModelInput(features=list(features), scale_factor=scale_factor)
+        click.echo(use_case(row.features, row.scale_factor))
+    except ValidationError as exc:
+        [error, *_] = exc.errors()
+        raise click.UsageError(f"{'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
     except WeighbridgeError as exc:
         raise click.UsageError(str(exc)) from exc
 
@@ -80,6 +91,15 @@ def check() -> None:
 def openapi() -> None:
     """Print the OpenAPI document."""
     click.echo(json.dumps(describe(create_app(Container(settings=_load()))), indent=2))
+
+
+def _occupy_standard_streams() -> None:
+    """Put the null device where a standard stream is closed: the next socket would stand there, and be logged into."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
 
 
 def _load(**flags: Any) -> Settings:
@@ -100,5 +120,5 @@ def _welcome(url: str, settings: Settings) -> str:
     return f"""
   Weighbridge {__version__} answers at {url}
   Docs: {url}/docs
-  Try:  curl {url}/predict --json '{row}'
+  Try:  curl {url}/predict -H 'Content-Type: application/json' -d '{row}'
 """

@@ -22,7 +22,8 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as exc:
-        raise CannotListen("expected an address of this machine", host_is_wrong=True) from exc
+        reason = exc.strerror if isinstance(exc, OSError) else "not a host name"
+        raise CannotListen(str(reason), host_is_wrong=True) from exc
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

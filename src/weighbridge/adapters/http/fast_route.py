@@ -181,7 +181,8 @@ def joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def _is_json_model(field: FieldInfo) -> bool:
     model = field.annotation
-    return type(field) is Body and not field.embed and isinstance(model, type) and issubclass(model, BaseModel)
+    is_model = isinstance(model, type) and issubclass(model, BaseModel)
+    return type(field) is Body and not field.embed and field.is_required() and is_model
 
 
 async def _read(request: Request) -> bytes:

@@ -38,13 +38,13 @@ def health() -> Health:
     return Health()
 
 
-@router.get("/livez")
+@router.get("/livez", summary="Liveness")
 def livez() -> Live:
     """Say that the process runs; one that does not answer should be restarted."""
     return Live()
 
 
-@router.get("/readyz", responses=problems(Problem.NOT_READY))
+@router.get("/readyz", summary="Readiness", responses=problems(Problem.NOT_READY))
 def readyz(readiness: ReadinessDep) -> Ready:
     """Say whether requests should be sent here; if not, the detail is the reason."""
     readiness.check()

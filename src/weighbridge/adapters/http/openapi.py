@@ -3,17 +3,18 @@
 from importlib.resources import files
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from weighbridge.adapters.http.errors import Problem, ProblemDetails
 
 router = APIRouter(include_in_schema=False)
 
-_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 
 @router.get("/openapi.json")
@@ -36,11 +37,12 @@ async def docs() -> HTMLResponse:
 
 
 @router.get("/docs/assets/{name}")
-async def asset(name: str) -> FileResponse:
+def asset(name: str) -> Response:
     """One of the page's files, from the installed package fastapi-offline."""
     if name not in _ASSETS:
         raise HTTPException(404)
-    return FileResponse(str(files("fastapi_offline") / "static" / name))
+    # Whole, and no FileResponse: that answers a bad Range with a text of its own instead of problem details.
+    return Response((files("fastapi_offline") / "static" / name).read_bytes(), media_type=_ASSETS[name])
 
 
 def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
@@ -48,10 +50,20 @@ def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in kinds if kind.status == status),
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+            "content": {
+                "application/problem+json": {
+                    "schema": {"$ref": "#/components/schemas/ProblemDetails"},
+                    "examples": {kind.code: {"value": _example(kind)} for kind in kinds if kind.status == status},
+                }
+            },
         }
         for status in sorted({kind.status for kind in kinds})
     }
+
+
+def _example(kind: Problem) -> dict[str, Any]:
+    reply = kind.reply("what was expected, and what came", "0f3c5a7e9b1d-2a")
+    return dict(orjson.loads(reply.body))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

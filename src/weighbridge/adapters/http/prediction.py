@@ -123,13 +123,17 @@ _REFUSALS = (
 )
 
 
-@router.post("/predict", responses=problems(*_REFUSALS))
+@router.post("/predict", summary="Predict one row", responses=problems(*_REFUSALS))
 def predict(body: ModelInput, predict: PredictDep) -> ModelOutput:
     """Score one row."""
     return ModelOutput(predict(body.features, body.scale_factor))
 
 
-@router.post("/predict/batch", responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS, Problem.FEATURES_NOT_FINITE))
+@router.post(
+    "/predict/batch",
+    summary="Predict many rows",
+    responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS, Problem.FEATURES_NOT_FINITE),
+)
 def predict_batch(body: BatchInput, predict: PredictDep) -> BatchOutput:
     """Score many rows at once; a row gets the same bits as alone."""
     return BatchOutput(predict.batch(body.instances, body.scale_factor))

@@ -1,0 +1,134 @@
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.integration.service import COMMAND, Lines, environment, run, serving
+from tests.waiting import DEADLINE, until
+from weighbridge import __version__
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"PORT": "http"}, "WEIGHBRIDGE_PORT: expected an integer from 0 to 65535, got 'http'"),
+        (
+            {"PROT": "8123"},
+            "WEIGHBRIDGE_PROT: expected the name of a setting, got an unknown one; did you mean WEIGHBRIDGE_PORT?",
+        ),
+        (
+            {"CONFIG": "/nowhere.toml"},
+            "WEIGHBRIDGE_CONFIG: expected a readable TOML file, got '/nowhere.toml': No such file or directory",
+        ),
+        (
+            {"HOST": "a..b"},
+            "WEIGHBRIDGE_HOST: expected an address of this machine, got 'a..b': not a host name",
+        ),
+        (
+            {"HOST": "192.0.2.1"},
+            "WEIGHBRIDGE_HOST: expected an address of this machine, got '192.0.2.1': Cannot assign requested address",
+        ),
+    ],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(settings: dict[str, str], line: str) -> None:
+    result = run("serve", **settings)
+
+    assert (result.returncode, result.stdout, result.stderr) == (3, "", f"weighbridge: {line}\n")
+
+
+def test_a_port_that_is_taken_is_named_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", PORT=str(port))
+
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr == (
+        f"weighbridge: WEIGHBRIDGE_PORT: expected a port that can be listened on, got {port}: Address already in use\n"
+    )
+
+
+def test_a_start_is_logged_as_json_with_the_url() -> None:
+    with serving(WEIGHTS="[2, 3]") as service, service.client() as client:
+        assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
+
+    assert [event["event"] for event in service.events] == ["service_started", "listening", "service_stopped"]
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", service.url)
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    with serving("--weights", "[2, 3]", WEIGHTS="[4]") as service, service.client() as client:
+        assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
+
+
+def test_the_command_and_the_module_are_the_same() -> None:
+    command = Path(sysconfig.get_path("scripts")) / "weighbridge"
+    arguments = ["predict", "1.5", "2.25", "-0.75", "4.0", "--scale-factor", "2"]
+
+    by_command = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+
+    assert by_command.stdout == run(*arguments).stdout == "-3.375\n"
+    assert run("--version").stdout == f"weighbridge, version {__version__}\n"
+
+
+def test_a_wrong_call_ends_with_2() -> None:
+    result = run("predict", "1", "2")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith("Error: expected 4 features, got 2\n")
+
+
+def test_a_service_starts_with_its_standard_streams_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = shlex.join([*COMMAND, "serve", "--port", str(port), "--log-requests", "all"])
+
+    process = subprocess.Popen(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=environment({}))
+    try:
+        until(lambda: is_healthy(f"http://127.0.0.1:{port}"))
+        assert is_healthy(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+
+    assert process.wait(DEADLINE) == 0
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/health", timeout=DEADLINE).status_code == 200
+    except httpx2.ConnectError:
+        return False
+
+
+def test_on_a_terminal_it_prints_where_it_is_and_a_request_to_try() -> None:
+    screen, terminal = os.openpty()
+    process = subprocess.Popen([*COMMAND, "serve", "--port", "0"], stdout=terminal, stderr=subprocess.PIPE)
+    os.close(terminal)
+    assert process.stderr is not None
+    printed = Lines(process.stderr, last=b"Try:")
+    try:
+        printed.reader.join(DEADLINE)
+        _, name, docs, attempt = b"".join(printed.so_far).decode().splitlines()
+        url = name.split()[-1]
+        _, command, address, _, header, _, row = shlex.split(attempt)
+        field, value = header.split(": ")
+        reply = httpx2.post(address, content=row, headers={field: value}, timeout=DEADLINE)
+    finally:
+        process.terminate()
+    code = process.wait(DEADLINE)
+    log = os.read(screen, 65536).decode()
+    os.close(screen)
+    process.stderr.close()
+
+    assert code == 0
+    assert name == f"  Weighbridge {__version__} answers at {url}"
+    assert docs == f"  Docs: {url}/docs"
+    assert (command, address) == ("curl", f"{url}/predict")
+    assert reply.json() == {"prediction": 1.0, "status": "success"}
+    assert "service_started" in log
+    assert "{" not in log

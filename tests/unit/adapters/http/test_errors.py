@@ -1,0 +1,30 @@
+from collections.abc import Iterator
+
+import pytest
+
+from weighbridge.adapters.http.errors import PROBLEM_OF, Problem
+from weighbridge.application.readiness import NotReady
+from weighbridge.domain.errors import InvalidWeights, WeighbridgeError
+
+AT_START_ONLY = {InvalidWeights}
+
+
+def leaves(error: type[WeighbridgeError] = WeighbridgeError) -> Iterator[type[WeighbridgeError]]:
+    """The errors that are raised: those without a kind of their own."""
+    kinds = error.__subclasses__()
+    if not kinds:
+        yield error
+    for kind in kinds:
+        yield from leaves(kind)
+
+
+def test_every_error_that_a_request_may_meet_is_a_problem() -> None:
+    assert NotReady in PROBLEM_OF
+    assert set(leaves()) - AT_START_ONLY == set(PROBLEM_OF)
+
+
+@pytest.mark.parametrize("problem", Problem)
+def test_a_problem_has_a_status_of_an_error_and_a_title(problem: Problem) -> None:
+    assert 400 <= problem.status < 600
+    assert problem.title
+    assert problem.code == problem.name.lower()

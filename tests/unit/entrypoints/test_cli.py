@@ -1,0 +1,149 @@
+import json
+import socket
+import tomllib
+
+import pytest
+from click.testing import CliRunner, Result
+
+from weighbridge import __version__
+from weighbridge.entrypoints.cli import main
+from weighbridge.settings import Settings
+
+
+def run(*arguments: str) -> Result:
+    """Run the command."""
+    return CliRunner().invoke(main, arguments)
+
+
+# predict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prediction"),
+    [
+        ("1.5 2.25 -0.75 4.0", "-1.6875"),
+        ("1.5 2.25 -0.75 4.0 --scale-factor 2", "-3.375"),
+        ("--scale-factor 2 1.5 2.25 -0.75 4.0", "-3.375"),
+        ("--scale-factor=2 -- 1.5 2.25 -0.75 4.0", "-3.375"),
+        ("-1 -2 -3 -4", "-3.0"),
+        ("-.5 -1e2 +3 4", "53.625"),
+        ("0 0 0 0", "0.0"),
+        ("5e-324 0 0 0", "0.0"),
+    ],
+)
+def test_a_row_is_scored_without_a_server(arguments: str, prediction: str) -> None:
+    result = run("predict", *arguments.split())
+
+    assert (result.exit_code, result.output) == (0, f"{prediction}\n")
+
+
+def test_a_row_is_scored_with_the_weights_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "[2, -3]")
+
+    assert run("predict", "1", "1").output == "-1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("1 2 3", "expected 4 features, got 3"),
+        ("1 2 3 4 5", "expected 4 features, got 5"),
+        ("0 0 1.7e308 0", "expected a finite prediction, got an overflow; send features of smaller magnitude"),
+        ("nan 0 0 0", "features.0: Input should be a finite number"),
+        ("0 -inf 0 0", "features.1: Input should be a finite number"),
+        ("1 2 3 four", "'four' is not a valid float"),
+        ("1 2 3 --colour", "'--colour' is not a valid float"),
+        ("1 2 3 4 --scale-factor 0", "scale_factor: Input should be greater than 0"),
+        ("1 2 3 4 --scale-factor -1", "scale_factor: Input should be greater than 0"),
+        ("1 2 3 4 --scale-factor inf", "scale_factor: Input should be a finite number"),
+        ("1 2 3 4 --scale-factor two", "'--scale-factor': 'two' is not a valid float"),
+        ("", "Missing argument 'FEATURES...'"),
+    ],
+)
+def test_a_row_that_cannot_be_scored_is_a_wrong_call(arguments: str, why: str) -> None:
+    result = run("predict", *arguments.split())
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert why in result.stderr
+
+
+# check
+
+
+def test_check_prints_every_setting_as_the_file_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_PORT", "8123")
+
+    result = run("check")
+
+    assert result.exit_code == 0
+    assert tomllib.loads(result.output) == Settings(port=8123).model_dump(mode="json")
+
+
+def test_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_PORT", "x")
+    monkeypatch.setenv("WEIGHBRIDGE_MAX_ROWS", "0")
+
+    result = run("check")
+
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.splitlines() == [
+        "weighbridge: WEIGHBRIDGE_PORT: expected an integer from 0 to 65535, got 'x'",
+        "weighbridge: WEIGHBRIDGE_MAX_ROWS: expected an integer of at least 1, got '0'",
+    ]
+
+
+# openapi, --version, --help
+
+
+def test_openapi_prints_the_document() -> None:
+    result = run("openapi")
+
+    assert result.exit_code == 0
+    assert "/predict" in json.loads(result.output)["paths"]
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").output == f"weighbridge, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["check"], ["openapi"]])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(command: list[str], flag: str) -> None:
+    result = run(*command, flag)
+
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+
+
+# serve, as far as it does not start
+
+
+def test_serve_says_which_flag_is_wrong() -> None:
+    result = run("serve", "--port", "65536", "--log-format", "xml")
+
+    assert result.exit_code == 3
+    assert result.stderr.splitlines() == [
+        "weighbridge: --port: expected an integer from 0 to 65535, got '65536'",
+        "weighbridge: --log-format: expected one of auto, json, console, got 'xml'",
+    ]
+
+
+def test_serve_names_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--port", str(port))
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        f"weighbridge: --port: expected a port that can be listened on, got {port}: Address already in use\n"
+    )
+
+
+def test_serve_names_a_host_that_is_none_of_this_machine() -> None:
+    result = run("serve", "--host", "192.0.2.1", "--port", "0")
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "weighbridge: --host: expected an address of this machine, got '192.0.2.1': Cannot assign requested address\n"
+    )

@@ -1,0 +1,146 @@
+"""The pages say what the code says."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weighbridge.adapters.http.errors import Problem
+from weighbridge.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "weighbridge.toml"
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+FIELDS = tuple(Settings.model_fields)
+
+
+def _named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _rows(page: str) -> Iterator[list[str]]:
+    """The cells of each row of the page's tables whose first cell is code, without the backticks."""
+    for line in (ROOT / page).read_text("utf-8").splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+
+
+def _variable(field: str) -> str:
+    return f"WEIGHBRIDGE_{field.upper()}"
+
+
+def _default(field: str) -> str:
+    value: Any = Settings.model_fields[field].default
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _description(field: str) -> str:
+    text = str(Settings.model_fields[field].description)
+    return text[0].upper() + text[1:]
+
+
+def _comment_above(field: str) -> list[str]:
+    """The lines of comment right above a setting in the example configuration."""
+    above = CONFIG.read_text("utf-8").partition(f"\n{field} = ")[0]
+    return [line.removeprefix("# ") for line in above.rpartition("\n\n")[2].splitlines()]
+
+
+def _anchors(page: Path) -> set[str]:
+    """The headings of a page as a link writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _links(page: Path) -> Iterator[tuple[Path, str]]:
+    """The file and the anchor of each link of a page to another one, or to itself."""
+    for target in re.findall(r"\]\((?!\w+:)(.+?)\)", page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        yield (page.parent / path).resolve() if path else page, anchor
+
+
+def test_the_example_configuration_gives_exactly_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = Settings.load()
+
+    monkeypatch.setenv("WEIGHBRIDGE_CONFIG", str(CONFIG))
+
+    assert Settings.load() == defaults
+
+
+def test_the_example_configuration_has_every_setting_in_the_order_of_the_code() -> None:
+    assert tuple(tomllib.loads(CONFIG.read_text("utf-8"))) == FIELDS
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_example_configuration_says_what_a_setting_is_and_why_one_would_change_it(field: str) -> None:
+    what, *why = _comment_above(field)
+
+    assert what.startswith(_description(field))
+    assert why
+
+
+def test_the_settings_page_has_every_setting_with_its_default_and_its_values() -> None:
+    rows = [row[:3] for row in _rows("docs/settings.md")]
+
+    assert rows == [[_variable(field), _default(field), Settings.expectation(field)] for field in FIELDS]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_settings_page_says_what_a_setting_is_and_why_one_would_change_it(field: str) -> None:
+    [text] = [row[3] for row in _rows("docs/settings.md") if row[0] == _variable(field)]
+
+    assert text.startswith(_description(field))
+    assert len(text) > len(_description(field)) + 20
+
+
+def test_the_readme_gives_settings_with_their_defaults() -> None:
+    defaults = {_variable(field): _default(field) for field in FIELDS}
+
+    for variable, default, _ in _rows("README.md"):
+        assert default == defaults[variable]
+
+
+def test_the_errors_page_has_every_code_with_its_status_in_the_order_of_the_code() -> None:
+    headings = re.findall(r"^## (\d+) `(\w+)`$", (ROOT / "docs/errors.md").read_text("utf-8"), re.MULTILINE)
+
+    assert headings == [(str(problem.status), problem.code) for problem in Problem]
+
+
+@pytest.mark.parametrize("problem", Problem, ids=lambda problem: str(problem.code))
+def test_the_errors_page_has_title_cause_and_cure_of_a_code(problem: Problem) -> None:
+    page = (ROOT / "docs/errors.md").read_text("utf-8")
+    section = page.partition(f"`{problem.code}`\n")[2].partition("\n## ")[0]
+
+    title, cause, *_, cure = section.strip().split("\n\n")
+
+    assert title == f"*{problem.title}.*"
+    assert cause.startswith("**Cause.** ")
+    assert cure.startswith("**Cure.** ")
+
+
+def test_the_layers_of_the_architecture_are_those_of_the_import_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+
+    assert [row[0] for row in _rows("docs/architecture.md")] == layers
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_named)
+def test_every_link_between_the_pages_resolves(page: Path) -> None:
+    for target, anchor in _links(page):
+        assert target.is_file(), f"{_named(page)} links to {target}"
+        assert not anchor or anchor in _anchors(target), f"{_named(page)} links to #{anchor} of {_named(target)}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached: set[Path] = set()
+    following = {ROOT / "README.md"}
+    while following:
+        reached |= following
+        following = {target for page in following for target, _ in _links(page) if target.suffix == ".md"} - reached
+
+    assert reached == set(PAGES)
