@@ -62,8 +62,8 @@ def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
 
 
 def _example(kind: Problem) -> dict[str, Any]:
-    reply = kind.reply("what was expected, and what came", "0f3c5a7e9b1d-2a")
-    return dict(orjson.loads(reply.body))
+    _, _, body = kind.reply("what was expected, and what came", "0f3c5a7e9b1d-2a")
+    return dict(orjson.loads(body))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.waiting import until
-from weighbridge.adapters.telemetry import LineWriter, start_logging
+from weighbridge.adapters.logs import LineWriter, start_logging
 
 started = contextmanager(start_logging)
 
