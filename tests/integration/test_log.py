@@ -62,7 +62,7 @@ def test_whatever_the_request_id_a_line_of_the_log_is_one_json_object(service: S
     assert f"x-request-id: {service.of('request')[-1]['request_id']}\r\n".encode() in reply
 
 
-@pytest.mark.parametrize("path", [b'/"}', b"/%22%7D%0A", b"/{\\u000a}", b"/%1b[2J", b"/%ff", b"/" + b"n" * 10_000])
+@pytest.mark.parametrize("path", [b'/"}', b"/%22%7D%0A", b"/{\\u000a}", b"/%1b[2J", b"/%ff", b"/" + b"n" * 8_000])
 def test_whatever_the_path_a_line_of_the_log_is_one_json_object(service: Service, path: bytes) -> None:
     before = len(service.of("request"))
 

@@ -46,6 +46,7 @@ class RequestMetrics:
     """The requests of all routes, as a collector of prometheus_client."""
 
     def __init__(self) -> None:
+        self.abandoned = 0
         self._routes: dict[str, RouteMetrics] = {}
 
     def route(self, path: str) -> RouteMetrics:
@@ -76,6 +77,9 @@ class RequestMetrics:
             for outcome, merged in by_outcome.items():
                 durations.add_metric((path, model, outcome), _cumulative(merged), merged.total)
         yield requests
+        yield CounterMetricFamily(
+            "weighbridge_requests_abandoned", "Requests whose client went away before it had sent them.", self.abandoned
+        )
         yield durations
 
     def exposition(self) -> bytes:

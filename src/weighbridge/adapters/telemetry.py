@@ -64,5 +64,6 @@ class RequestTelemetry:
         self._logger.error("request_failed", request_id=request_id, exc_info=exc)
 
     def abandoned(self, *, request_id: str) -> None:
-        """Log, at level debug, that the client went away before its request was complete."""
+        """Count that the client went away before its request was complete, and log it at level debug."""
+        self.metrics.abandoned += 1
         self._logger.debug("request_abandoned", request_id=request_id)

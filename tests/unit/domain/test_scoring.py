@@ -35,8 +35,6 @@ def test_the_products_are_added_from_left_to_right() -> None:
 
 def test_a_row_of_another_width_is_never_scored() -> None:
     with pytest.raises(ValueError, match="longer"):
-        score([1.0], Weights((1.0, 1.0)), 1.0)
-    with pytest.raises(ValueError, match="longer"):
         score_rows(np.ones((1, 1)), Weights((1.0, 1.0)), 1.0)
 
 

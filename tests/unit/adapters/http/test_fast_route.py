@@ -53,8 +53,8 @@ async def asynchronous(parcel: Parcel) -> Price:
     return price(parcel)
 
 
-def without_a_model(parcel: Parcel) -> dict[str, int]:
-    return {"cents": price(parcel).cents}
+def without_a_type(parcel: Parcel) -> None:
+    price(parcel)
 
 
 def with_a_query(parcel: Parcel, surcharge: int = 0) -> Price:
@@ -127,12 +127,12 @@ class Uncompiled:
 
 
 FROM_OUTSIDE = "the endpoint takes parameters from outside the body"
-NOT_ONE_MODEL = "the endpoint's body is not one pydantic model in JSON"
-ITS_OWN_WAY = "the route changes how the model is written"
+NOT_ONE_MODEL = "the endpoint's body is not one pydantic model in JSON, as its first parameter"
+ITS_OWN_WAY = "the route changes how the reply is written"
 ASKS = "the endpoint asks for the request or the response"
 UNCOMPILED = [
     Uncompiled(asynchronous, "the endpoint is async"),
-    Uncompiled(without_a_model, "the endpoint does not return a pydantic model"),
+    Uncompiled(without_a_type, "the endpoint has no typed reply"),
     Uncompiled(with_a_query, FROM_OUTSIDE),
     Uncompiled(with_a_path, FROM_OUTSIDE, path="/price/{zone}"),
     Uncompiled(with_a_header, FROM_OUTSIDE),
