@@ -32,6 +32,8 @@ _LARGEST_KNOWN_HEAD = 2048
 _MOST_KNOWN_HEADS = 512
 _FORGET_SECONDS = 1.0
 _ASCII = bytes(range(128))
+# A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
+_HEEDED_TRAILERS = (b"connection", b"proxy-connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +254,11 @@ class GateProtocol(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
         self._head_bytes += len(name) + len(value) + len(": \r\n")
+        if self._head is None:
+            self.headers.append((name.lower(), value))
+        elif name.lower() in _HEEDED_TRAILERS:
+            raise _Refusal(Problem.BAD_REQUEST, "expected nothing about the connection in the trailers")
         if self._head_bytes > self._limits.max_header_bytes or len(self.headers) > self._limits.max_header_fields:
             raise self._headers_too_large()
 
