@@ -53,6 +53,7 @@ class Head:
     headers: dict[bytes, bytes]
     given_id: bytes | None
     length: int | None
+    awaits_continue: bool
     keep_alive: bool
     route: LaneRoute | None
 
@@ -74,7 +75,7 @@ class Lane:
         end = data.find(_END_OF_HEAD) + 4
         if end > _LARGEST_KNOWN_HEAD or len(data) - end != head.length or not head.keep_alive:
             return
-        if head.given_id is not None or b"expect" in head.headers:
+        if head.given_id is not None or head.awaits_continue:
             return
         now = perf_counter()
         if len(self.known_heads) < _MOST_KNOWN_HEADS:
@@ -267,8 +268,7 @@ class GateProtocol(HttpToolsProtocol):
         self._head = head = self._judge()
         self._since = perf_counter()
         self._wire_bytes = 0
-        if b"expect" in head.headers and head.length != 0:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._invite(head)
 
     @override
     def on_body(self, body: bytes) -> None:
@@ -363,9 +363,15 @@ class GateProtocol(HttpToolsProtocol):
             headers=headers,
             given_id=headers.get(b"x-request-id"),
             length=length,
+            awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
             keep_alive=version == "1.1" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
             route=self._lane.routes.get((method, self.url)),
         )
+
+    def _invite(self, head: Head) -> None:
+        """Tell a client that waits for it to send the body; while another reply is due, that comes first."""
+        if head.awaits_continue and not self._answering:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _headers_too_large(self) -> _Refusal:
         limits = self._limits
@@ -497,6 +503,8 @@ class GateProtocol(HttpToolsProtocol):
         elif not self._in_message:
             self._since = perf_counter()
             self._at_rest = True
+        elif self._head is not None:
+            self._invite(self._head)
         self._throttle()
 
     def _throttle(self) -> None:
