@@ -111,14 +111,13 @@ class GateProtocol(HttpToolsProtocol):
         self._limits = self.gate.settings
         # At rest: no request has begun, none is in hand.
         self._at_rest = True
-        self._fresh = True
         self._in_message = False
         self._ending = False
         self._crowded = False
         self._refusal: _Refusal | None = None
         self._discarded: int | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
-        self._since = perf_counter()
+        self._since = self._connected = perf_counter()
         self._unread_since: float | None = None
         self._head: Head | None = None
         self._body: bytes | bytearray = b""
@@ -189,7 +188,8 @@ class GateProtocol(HttpToolsProtocol):
         elif self._in_message:
             self._sweep_arriving(waited)
         elif not self._answering:
-            limit = self._limits.header_timeout if self._fresh else self._limits.keep_alive_timeout
+            fresh = self._since == self._connected
+            limit = self._limits.header_timeout if fresh else self._limits.keep_alive_timeout
             if waited > limit:
                 self.transport.close()
 
@@ -237,7 +237,7 @@ class GateProtocol(HttpToolsProtocol):
         self._begun += 1
         if self._begun > self._limits.max_pipelined:
             raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
-        self._at_rest = self._fresh = False
+        self._at_rest = False
         self._in_message = True
         self._since = perf_counter()
         self._head = None
