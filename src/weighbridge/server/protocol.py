@@ -235,8 +235,6 @@ class GateProtocol(HttpToolsProtocol):
     @override
     def on_message_begin(self) -> None:
         self._begun += 1
-        if self._begun > self._limits.max_pipelined:
-            raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
         self._at_rest = False
         self._in_message = True
         self._since = perf_counter()
@@ -245,6 +243,8 @@ class GateProtocol(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = 0
         self.url = b""
         self.headers = []
+        if self._begun > self._limits.max_pipelined:
+            raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
 
     @override
     def on_url(self, url: bytes) -> None:
