@@ -243,7 +243,7 @@ class GateProtocol(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = 0
         self.url = b""
         self.headers = []
-        if self._begun > self._limits.max_pipelined:
+        if self._begun > self._limits.max_pipelined or self.transport.is_closing():
             raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
 
     @override
@@ -301,6 +301,8 @@ class GateProtocol(HttpToolsProtocol):
             self._discarded += len(data)
             if self._discarded > self._limits.max_body_bytes:
                 self.transport.abort()
+            return
+        if self._refusal is not None:  # it waits for the replies before it; nothing after it counts
             return
         alone = self._at_rest
         self._begun = 0
@@ -404,6 +406,8 @@ class GateProtocol(HttpToolsProtocol):
         self._at_rest = self._in_message = False
         self._head, self._body = None, b""
         self.gate.hold(self, 0)
+        if self.transport.is_closing():  # the last reply has been given: whatever follows gets none
+            return
         if self._answering:
             self._refusal = refusal
             self._throttle()
