@@ -164,13 +164,13 @@ class GateProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._unread_since = perf_counter()
         self._throttle()
-        self.gate.hold(self, self.transport.get_write_buffer_size())
+        self._hold()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread_since = None
-        self.gate.hold(self, 0)
+        self._hold()
         self._throttle()
 
     # Called by the gate and the server
@@ -286,7 +286,7 @@ class GateProtocol(HttpToolsProtocol):
         head, body = self._head, self._body
         assert head is not None, "the parser completes no message without its head"
         self._head, self._body, self._in_message = None, b"", False
-        self.gate.hold(self, 0)
+        self._hold()
         if len(self.tasks) >= self._limits.max_in_flight or len(self.pipeline) >= self._limits.max_pipelined:
             raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
         if head.route is not None and not self._answering:
@@ -317,9 +317,15 @@ class GateProtocol(HttpToolsProtocol):
             self._refuse(refusal)
         else:
             if self._in_message:
-                self.gate.hold(self, self._head_bytes + self._wire_bytes if self._head is None else len(self._body))
+                self._hold()
             elif alone and self._answered is not None and self._begun == 1:
                 self._lane.remember(data, self._answered)
+
+    def _hold(self) -> None:
+        """Account for what is buffered: of the request that arrives, and of the replies that are not read."""
+        arrived = self._head_bytes + self._wire_bytes if self._head is None else len(self._body)
+        unread = 0 if self._unread_since is None else self.transport.get_write_buffer_size()
+        self.gate.hold(self, (arrived if self._in_message else 0) + unread)
 
     def _feed(self, data: bytes) -> None:
         # In small pieces: what the parser keeps of an unfinished line is not seen before a piece has been parsed.
@@ -405,7 +411,7 @@ class GateProtocol(HttpToolsProtocol):
         """Reply to what is in hand first, then with the refusal, and end the connection."""
         self._at_rest = self._in_message = False
         self._head, self._body = None, b""
-        self.gate.hold(self, 0)
+        self._hold()
         if self.transport.is_closing():  # the last reply has been given: whatever follows gets none
             return
         if self._answering:
