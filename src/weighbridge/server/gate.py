@@ -59,7 +59,8 @@ class Gate:
             self._holders[connection] = size
         else:
             self._holders.pop(connection, None)
-            self._paused.discard(connection)
+            if connection in self._paused:
+                self._resume({connection})
         while self.held > self._budget:
             next(reversed(self._holders)).shed()
         if self.held > self._budget * _PAUSE_SHARE:
