@@ -79,10 +79,10 @@ class Gate:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sweep from now on, for as long as `loop` runs."""
+        loop.call_later(_SWEEP_SECONDS, self.start, loop)
         now = perf_counter()
         for connection in list(self.connections):
             connection.sweep(now)
-        loop.call_later(_SWEEP_SECONDS, self.start, loop)
 
     def start_of_reply(self, state: ServerState, status: int) -> str:
         """Status line and the headers that uvicorn gives every reply; it renews those, the date, once a second."""
