@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from secrets import randbelow
 from time import perf_counter
 from typing import Any
-from urllib.parse import quote
 
 import httptools
 from typing_extensions import override
@@ -31,7 +30,6 @@ _PARSED_AT_ONCE = 8192
 _LARGEST_KNOWN_HEAD = 2048
 _MOST_KNOWN_HEADS = 512
 _FORGET_SECONDS = 1.0
-_ASCII = bytes(range(128))
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
 
@@ -476,7 +474,7 @@ class GateProtocol(HttpToolsProtocol):
 
     def _hand_over(self, head: Head, body: bytes | bytearray) -> None:
         """Let uvicorn run the application, now that the body is whole. Raises _Refusal."""
-        url, headers = quote(self.url, safe=_ASCII).encode(), self.headers
+        url, headers = self.url, self.headers
         try:
             parsed = httptools.parse_url(url)
         except httptools.HttpParserInvalidURLError:
