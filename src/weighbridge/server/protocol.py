@@ -8,6 +8,7 @@ is parsed but the body. The same bytes mean the same wherever a message starts, 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from secrets import randbelow
 from time import perf_counter
@@ -89,6 +90,14 @@ class _Refusal(Exception):
     def __init__(self, problem: Problem, detail: str) -> None:
         super().__init__(detail)
         self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class _BodyCallbacks:
+    """What a parser calls that reads only a body."""
+
+    on_body: Callable[[bytes], None]
+    on_message_complete: Callable[[], None]
 
 
 class GateProtocol(HttpToolsProtocol):
@@ -283,6 +292,8 @@ class GateProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         head, body = self._head, self._body
         assert head is not None, "the parser completes no message without its head"
+        if head.length != 0 and self.parser.should_upgrade() and head.method != b"CONNECT":
+            return  # only the head is complete, see _pass_over_upgrade
         self._head, self._body, self._in_message = None, b"", False
         self._hold()
         if len(self.tasks) >= self._limits.max_in_flight or len(self.pipeline) >= self._limits.max_pipelined:
@@ -307,8 +318,6 @@ class GateProtocol(HttpToolsProtocol):
         self._answered = None
         try:
             self._feed(data)
-        except httptools.HttpParserUpgrade:
-            pass  # it was answered like any other request, and the connection ends with that
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal_for(exc))
         except _Refusal as refusal:
@@ -330,11 +339,32 @@ class GateProtocol(HttpToolsProtocol):
         for start in range(0, len(data), _PARSED_AT_ONCE):
             continued = self._in_message
             piece = memoryview(data)[start : start + _PARSED_AT_ONCE]
-            self.parser.feed_data(piece)
+            upgraded = None
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                upgraded = start + upgrade.args[0]
+            if upgraded is not None:
+                self._pass_over_upgrade(data[upgraded:])
+                return
             if continued:
                 self._wire_bytes += len(piece)
             if self._in_message:
                 self._check_arriving()
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Treat a request that asks for another protocol like any other; the connection ends with it.
+
+        Its parser takes the `rest`, all that follows the head, for that other protocol's: a new one reads the body.
+        """
+        head = self._head
+        if head is None:  # it had no body, and is answered
+            return
+        framing = b"Transfer-Encoding: chunked" if head.length is None else b"Content-Length: %d" % head.length
+        start = (head.method, self.parser.get_http_version().encode(), framing)
+        self.parser = httptools.HttpRequestParser(_BodyCallbacks(self.on_body, self.on_message_complete))
+        self.parser.feed_data(b"%b / HTTP/%b\r\nConnection: close\r\n%b\r\n\r\n" % start)
+        self._feed(rest)
 
     def _check_arriving(self) -> None:
         """Raises _Refusal for a request that hides its size from the parser's callbacks."""
