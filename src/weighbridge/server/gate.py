@@ -59,7 +59,8 @@ class Gate:
             self._holders[connection] = size
         else:
             self._holders.pop(connection, None)
-            self._paused.discard(connection)
+            if connection in self._paused:
+                self._resume({connection})
         while self.held > self._budget:
             next(reversed(self._holders)).shed()
         if self.held > self._budget * _PAUSE_SHARE:
@@ -78,10 +79,10 @@ class Gate:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sweep from now on, for as long as `loop` runs."""
+        loop.call_later(_SWEEP_SECONDS, self.start, loop)
         now = perf_counter()
         for connection in list(self.connections):
             connection.sweep(now)
-        loop.call_later(_SWEEP_SECONDS, self.start, loop)
 
     def start_of_reply(self, state: ServerState, status: int) -> str:
         """Status line and the headers that uvicorn gives every reply; it renews those, the date, once a second."""

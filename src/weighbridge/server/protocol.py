@@ -8,11 +8,11 @@ is parsed but the body. The same bytes mean the same wherever a message starts, 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from secrets import randbelow
 from time import perf_counter
 from typing import Any
-from urllib.parse import quote
 
 import httptools
 from typing_extensions import override
@@ -31,7 +31,8 @@ _PARSED_AT_ONCE = 8192
 _LARGEST_KNOWN_HEAD = 2048
 _MOST_KNOWN_HEADS = 512
 _FORGET_SECONDS = 1.0
-_ASCII = bytes(range(128))
+# A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
+_HEEDED_TRAILERS = (b"connection", b"proxy-connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Head:
     headers: dict[bytes, bytes]
     given_id: bytes | None
     length: int | None
+    awaits_continue: bool
     keep_alive: bool
     route: LaneRoute | None
 
@@ -72,7 +74,7 @@ class Lane:
         end = data.find(_END_OF_HEAD) + 4
         if end > _LARGEST_KNOWN_HEAD or len(data) - end != head.length or not head.keep_alive:
             return
-        if head.given_id is not None or b"expect" in head.headers:
+        if head.given_id is not None or head.awaits_continue:
             return
         now = perf_counter()
         if len(self.known_heads) < _MOST_KNOWN_HEADS:
@@ -88,6 +90,14 @@ class _Refusal(Exception):
     def __init__(self, problem: Problem, detail: str) -> None:
         super().__init__(detail)
         self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class _BodyCallbacks:
+    """What a parser calls that reads only a body."""
+
+    on_body: Callable[[bytes], None]
+    on_message_complete: Callable[[], None]
 
 
 class GateProtocol(HttpToolsProtocol):
@@ -108,14 +118,13 @@ class GateProtocol(HttpToolsProtocol):
         self._limits = self.gate.settings
         # At rest: no request has begun, none is in hand.
         self._at_rest = True
-        self._fresh = True
         self._in_message = False
         self._ending = False
         self._crowded = False
         self._refusal: _Refusal | None = None
         self._discarded: int | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
-        self._since = perf_counter()
+        self._since = self._connected = perf_counter()
         self._unread_since: float | None = None
         self._head: Head | None = None
         self._body: bytes | bytearray = b""
@@ -162,13 +171,13 @@ class GateProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._unread_since = perf_counter()
         self._throttle()
-        self.gate.hold(self, self.transport.get_write_buffer_size())
+        self._hold()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread_since = None
-        self.gate.hold(self, 0)
+        self._hold()
         self._throttle()
 
     # Called by the gate and the server
@@ -186,7 +195,8 @@ class GateProtocol(HttpToolsProtocol):
         elif self._in_message:
             self._sweep_arriving(waited)
         elif not self._answering:
-            limit = self._limits.header_timeout if self._fresh else self._limits.keep_alive_timeout
+            fresh = self._since == self._connected
+            limit = self._limits.header_timeout if fresh else self._limits.keep_alive_timeout
             if waited > limit:
                 self.transport.close()
 
@@ -232,9 +242,7 @@ class GateProtocol(HttpToolsProtocol):
     @override
     def on_message_begin(self) -> None:
         self._begun += 1
-        if self._begun > self._limits.max_pipelined:
-            raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
-        self._at_rest = self._fresh = False
+        self._at_rest = False
         self._in_message = True
         self._since = perf_counter()
         self._head = None
@@ -242,6 +250,8 @@ class GateProtocol(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = 0
         self.url = b""
         self.headers = []
+        if self._begun > self._limits.max_pipelined or self.transport.is_closing():
+            raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -252,8 +262,11 @@ class GateProtocol(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
         self._head_bytes += len(name) + len(value) + len(": \r\n")
+        if self._head is None:
+            self.headers.append((name.lower(), value))
+        elif name.lower() in _HEEDED_TRAILERS:
+            raise _Refusal(Problem.BAD_REQUEST, "expected nothing about the connection in the trailers")
         if self._head_bytes > self._limits.max_header_bytes or len(self.headers) > self._limits.max_header_fields:
             raise self._headers_too_large()
 
@@ -262,8 +275,7 @@ class GateProtocol(HttpToolsProtocol):
         self._head = head = self._judge()
         self._since = perf_counter()
         self._wire_bytes = 0
-        if b"expect" in head.headers and head.length != 0:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._invite(head)
 
     @override
     def on_body(self, body: bytes) -> None:
@@ -280,8 +292,10 @@ class GateProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         head, body = self._head, self._body
         assert head is not None, "the parser completes no message without its head"
+        if head.length != 0 and self.parser.should_upgrade() and head.method != b"CONNECT":
+            return  # only the head is complete, see _pass_over_upgrade
         self._head, self._body, self._in_message = None, b"", False
-        self.gate.hold(self, 0)
+        self._hold()
         if len(self.tasks) >= self._limits.max_in_flight or len(self.pipeline) >= self._limits.max_pipelined:
             raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
         if head.route is not None and not self._answering:
@@ -297,33 +311,60 @@ class GateProtocol(HttpToolsProtocol):
             if self._discarded > self._limits.max_body_bytes:
                 self.transport.abort()
             return
+        if self._refusal is not None:  # it waits for the replies before it; nothing after it counts
+            return
         alone = self._at_rest
         self._begun = 0
         self._answered = None
         try:
             self._feed(data)
-        except httptools.HttpParserUpgrade:
-            pass  # it was answered like any other request, and the connection ends with that
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal_for(exc))
         except _Refusal as refusal:
             self._refuse(refusal)
         else:
             if self._in_message:
-                self.gate.hold(self, self._head_bytes + self._wire_bytes if self._head is None else len(self._body))
+                self._hold()
             elif alone and self._answered is not None and self._begun == 1:
                 self._lane.remember(data, self._answered)
+
+    def _hold(self) -> None:
+        """Account for what is buffered: of the request that arrives, and of the replies that are not read."""
+        arrived = self._head_bytes + self._wire_bytes if self._head is None else len(self._body)
+        unread = 0 if self._unread_since is None else self.transport.get_write_buffer_size()
+        self.gate.hold(self, (arrived if self._in_message else 0) + unread)
 
     def _feed(self, data: bytes) -> None:
         # In small pieces: what the parser keeps of an unfinished line is not seen before a piece has been parsed.
         for start in range(0, len(data), _PARSED_AT_ONCE):
             continued = self._in_message
             piece = memoryview(data)[start : start + _PARSED_AT_ONCE]
-            self.parser.feed_data(piece)
+            upgraded = None
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                upgraded = start + upgrade.args[0]
+            if upgraded is not None:
+                self._pass_over_upgrade(data[upgraded:])
+                return
             if continued:
                 self._wire_bytes += len(piece)
             if self._in_message:
                 self._check_arriving()
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Treat a request that asks for another protocol like any other; the connection ends with it.
+
+        Its parser takes the `rest`, all that follows the head, for that other protocol's: a new one reads the body.
+        """
+        head = self._head
+        if head is None:  # it had no body, and is answered
+            return
+        framing = b"Transfer-Encoding: chunked" if head.length is None else b"Content-Length: %d" % head.length
+        start = (head.method, self.parser.get_http_version().encode(), framing)
+        self.parser = httptools.HttpRequestParser(_BodyCallbacks(self.on_body, self.on_message_complete))
+        self.parser.feed_data(b"%b / HTTP/%b\r\nConnection: close\r\n%b\r\n\r\n" % start)
+        self._feed(rest)
 
     def _check_arriving(self) -> None:
         """Raises _Refusal for a request that hides its size from the parser's callbacks."""
@@ -358,9 +399,15 @@ class GateProtocol(HttpToolsProtocol):
             headers=headers,
             given_id=headers.get(b"x-request-id"),
             length=length,
+            awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
             keep_alive=version == "1.1" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
             route=self._lane.routes.get((method, self.url)),
         )
+
+    def _invite(self, head: Head) -> None:
+        """Tell a client that waits for it to send the body; while another reply is due, that comes first."""
+        if head.awaits_continue and not self._answering:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _headers_too_large(self) -> _Refusal:
         limits = self._limits
@@ -392,7 +439,9 @@ class GateProtocol(HttpToolsProtocol):
         """Reply to what is in hand first, then with the refusal, and end the connection."""
         self._at_rest = self._in_message = False
         self._head, self._body = None, b""
-        self.gate.hold(self, 0)
+        self._hold()
+        if self.transport.is_closing():  # the last reply has been given: whatever follows gets none
+            return
         if self._answering:
             self._refusal = refusal
             self._throttle()
@@ -455,7 +504,7 @@ class GateProtocol(HttpToolsProtocol):
 
     def _hand_over(self, head: Head, body: bytes | bytearray) -> None:
         """Let uvicorn run the application, now that the body is whole. Raises _Refusal."""
-        url, headers = quote(self.url, safe=_ASCII).encode(), self.headers
+        url, headers = self.url, self.headers
         try:
             parsed = httptools.parse_url(url)
         except httptools.HttpParserInvalidURLError:
@@ -492,6 +541,8 @@ class GateProtocol(HttpToolsProtocol):
         elif not self._in_message:
             self._since = perf_counter()
             self._at_rest = True
+        elif self._head is not None:
+            self._invite(self._head)
         self._throttle()
 
     def _throttle(self) -> None:
