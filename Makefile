@@ -3,12 +3,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BENCH := .bench/environments
+PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench format lock clean
+.PHONY: help run test check format lock clean bench bench-quick wrk
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## start the service on http://127.0.0.1:8000
 	$(BIN)/weighbridge serve
@@ -26,12 +28,25 @@ check: $(INSTALLED) ## lint, types, layers, and the tests with 100% branch cover
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-bench: $(INSTALLED) ## print start time and memory of the service, beside bare FastAPI
-	$(BIN)/python -m benchmarks.footprint
-
 format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: wrk $(INSTALLED) $(BENCH)/report/installed $(PEERS:%=$(BENCH)/%/installed) ## measure beside the peers (RAY=1: Ray Serve too)
+	$(BENCH)/report/bin/python -m benchmarks.run --publish $(if $(RAY),--with-ray)
+	$(BIN)/python -m benchmarks.stages --publish
+
+bench-quick: wrk $(INSTALLED) $(BENCH)/report/installed $(BENCH)/fastapi/installed ## in a minute, beside FastAPI only
+	$(BENCH)/report/bin/python -m benchmarks.run \
+		--servers weighbridge fastapi constant --rounds 3 --seconds 1 --starts 1
+
+wrk:
+	@command -v wrk > /dev/null || { echo 'expected wrk, got none; on Debian: apt-get update && apt-get install wrk'; exit 1; }
+
+$(BENCH)/%/installed: benchmarks/requirements/%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
 
 lock: ## write requirements.lock anew from pyproject.toml
 	rm -rf .venv

@@ -1,1 +1,1 @@
-"""What the service costs, measured on the real thing: `make bench` runs them all."""
+"""Weighbridge beside its peers, on one machine in one run; README.md says how to read the figures."""

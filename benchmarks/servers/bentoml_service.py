@@ -1,0 +1,25 @@
+"""BentoML: one worker, its access log off. The endpoints are async, since plain ones cost it a thread hop each."""
+
+import bentoml
+import numpy as np
+
+from benchmarks.servers import WEIGHTS
+
+
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
+class Linear:
+    """The linear model."""
+
+    def __init__(self) -> None:
+        self._weights = np.array(WEIGHTS)
+
+    @bentoml.api(route="/predict")
+    async def predict(self, features: list[float]) -> float:
+        """Score one row."""
+        return float(np.dot(features, self._weights))
+
+    @bentoml.api(route="/predict/batch")
+    async def predict_batch(self, instances: np.ndarray) -> np.ndarray:
+        """Score many rows at once."""
+        predictions: np.ndarray = instances @ self._weights
+        return predictions

@@ -1,0 +1,23 @@
+"""MLServer: a custom runtime, served by `mlserver start` with settings in the environment."""
+
+import mlserver
+import numpy as np
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse
+
+from benchmarks.servers import WEIGHTS
+
+
+class Linear(mlserver.MLModel):
+    """The linear model."""
+
+    async def load(self) -> bool:
+        """Load the weights."""
+        self._weights = np.array(WEIGHTS)
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Score the rows of the first input."""
+        rows = self.decode(payload.inputs[0], default_codec=NumpyCodec)
+        output = NumpyCodec.encode_output("predictions", rows @ self._weights)
+        return InferenceResponse(model_name=self.name, outputs=[output])
