@@ -121,6 +121,8 @@ class GateProtocol(HttpToolsProtocol):
         self._in_message = False
         self._ending = False
         self._crowded = False
+        self._half_closed = False
+        self._backlog = b""
         self._refusal: _Refusal | None = None
         self._discarded: int | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
@@ -146,6 +148,8 @@ class GateProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gate.connections.discard(self)
         self.gate.hold(self, 0)
+        if self._in_message:
+            self._telemetry.abandoned(request_id=self._request_id())
         super().connection_lost(exc)
 
     @override
@@ -162,9 +166,10 @@ class GateProtocol(HttpToolsProtocol):
     @override
     def eof_received(self) -> Any:
         """The client sends no more: stay, by returning True, only to answer what it has sent."""
-        if self._answering:
+        self._half_closed = self._answering or bool(self._backlog)
+        if self._answering and not self._backlog:
             self.cycle.keep_alive = False
-        return self._answering
+        return self._half_closed
 
     @override
     def pause_writing(self) -> None:
@@ -178,7 +183,7 @@ class GateProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._unread_since = None
         self._hold()
-        self._throttle()
+        self._catch_up()
 
     # Called by the gate and the server
 
@@ -250,8 +255,8 @@ class GateProtocol(HttpToolsProtocol):
         self._head_bytes = self._wire_bytes = 0
         self.url = b""
         self.headers = []
-        if self._begun > self._limits.max_pipelined or self.transport.is_closing():
-            raise _Refusal(Problem.OVERLOADED, f"expected at most {self._limits.max_pipelined} requests at once")
+        if self.transport.is_closing():
+            raise _Refusal(Problem.BAD_REQUEST, "expected no request after the last one of its connection")
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -296,7 +301,7 @@ class GateProtocol(HttpToolsProtocol):
             return  # only the head is complete, see _pass_over_upgrade
         self._head, self._body, self._in_message = None, b"", False
         self._hold()
-        if len(self.tasks) >= self._limits.max_in_flight or len(self.pipeline) >= self._limits.max_pipelined:
+        if len(self.tasks) >= self._limits.max_in_flight:
             raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
         if head.route is not None and not self._answering:
             self._answer(head, body)
@@ -313,6 +318,9 @@ class GateProtocol(HttpToolsProtocol):
             return
         if self._refusal is not None:  # it waits for the replies before it; nothing after it counts
             return
+        if self._backlog:  # what was on its way when reading was paused
+            self._backlog += data
+            return
         alone = self._at_rest
         self._begun = 0
         self._answered = None
@@ -323,8 +331,9 @@ class GateProtocol(HttpToolsProtocol):
         except _Refusal as refusal:
             self._refuse(refusal)
         else:
-            if self._in_message:
+            if self._in_message or self._backlog:
                 self._hold()
+                self._throttle()
             elif alone and self._answered is not None and self._begun == 1:
                 self._lane.remember(data, self._answered)
 
@@ -332,11 +341,15 @@ class GateProtocol(HttpToolsProtocol):
         """Account for what is buffered: of the request that arrives, and of the replies that are not read."""
         arrived = self._head_bytes + self._wire_bytes if self._head is None else len(self._body)
         unread = 0 if self._unread_since is None else self.transport.get_write_buffer_size()
-        self.gate.hold(self, (arrived if self._in_message else 0) + unread)
+        self.gate.hold(self, (arrived if self._in_message else 0) + len(self._backlog) + unread)
 
     def _feed(self, data: bytes) -> None:
         # In small pieces: what the parser keeps of an unfinished line is not seen before a piece has been parsed.
         for start in range(0, len(data), _PARSED_AT_ONCE):
+            if len(self.pipeline) >= self._limits.max_pipelined or self.flow.write_paused:
+                self._backlog = data[start:]
+                self._at_rest = False
+                return
             continued = self._in_message
             piece = memoryview(data)[start : start + _PARSED_AT_ONCE]
             upgraded = None
@@ -351,6 +364,16 @@ class GateProtocol(HttpToolsProtocol):
                 self._wire_bytes += len(piece)
             if self._in_message:
                 self._check_arriving()
+
+    def _catch_up(self) -> None:
+        """Parse what had to wait, now that there may be room for it."""
+        backlog, self._backlog = self._backlog, b""
+        if backlog and not self.transport.is_closing():
+            self._at_rest = not self._in_message and not self._answering
+            self._parse(backlog)
+            if self._half_closed and not self._answering and not self._backlog:
+                self.transport.close()
+        self._throttle()
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Treat a request that asks for another protocol like any other; the connection ends with it.
@@ -438,7 +461,7 @@ class GateProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: _Refusal) -> None:
         """Reply to what is in hand first, then with the refusal, and end the connection."""
         self._at_rest = self._in_message = False
-        self._head, self._body = None, b""
+        self._head, self._body, self._backlog = None, b"", b""
         self._hold()
         if self.transport.is_closing():  # the last reply has been given: whatever follows gets none
             return
@@ -536,19 +559,19 @@ class GateProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
             self._refuse(self._refusal)
-        elif self._ending:
+        elif self._ending or (self._half_closed and not self._backlog):
             self.transport.close()
         elif not self._in_message:
             self._since = perf_counter()
             self._at_rest = True
         elif self._head is not None:
             self._invite(self._head)
-        self._throttle()
+        self._catch_up()
 
     def _throttle(self) -> None:
         """Read on only when what comes can be dealt with."""
         if self._discarded is None and (
-            self._crowded or self.flow.write_paused or self.pipeline or self._refusal is not None
+            self._crowded or self.flow.write_paused or self.pipeline or self._backlog or self._refusal is not None
         ):
             self.flow.pause_reading()
         else:
