@@ -16,7 +16,7 @@ from weighbridge.application.predict import PredictUseCase
 from weighbridge.container import Container
 from weighbridge.domain.errors import WeighbridgeError
 from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server.listener import CannotListen, listen, url_of
+from weighbridge.server.listener import CannotListen, listen, tls_context, url_of
 from weighbridge.server.worker import serve as serve_on
 from weighbridge.settings import InvalidSettings, Settings
 
@@ -45,7 +45,10 @@ def serve(**flags: Any) -> None:
     settings = _load(**given)
     _occupy_standard_streams()
     try:
+        tls = tls_context(settings)
         listener = listen(settings.host, settings.port)
+    except InvalidSettings as exc:
+        _cannot_start(str(exc))
     except CannotListen as exc:
         if exc.host_is_wrong:
             name = "--host" if "host" in given else "WEIGHBRIDGE_HOST"
@@ -53,14 +56,14 @@ def serve(**flags: Any) -> None:
         name = "--port" if "port" in given else "WEIGHBRIDGE_PORT"
         _cannot_start(f"{name}: expected a port that can be listened on, got {settings.port}: {exc}")
     container = Container(settings=settings)
-    url = url_of(listener)
+    url = url_of(listener, secure=tls is not None)
 
     def announce() -> None:
         container.logger().info("listening", url=url)
         if os.isatty(1):
             click.echo(_welcome(url, settings), err=True)
 
-    serve_on(lambda: create_app(container), listener, settings, on_started=announce)
+    serve_on(lambda: create_app(container), listener, settings, tls=tls, on_started=announce)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -84,7 +87,7 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
 def check() -> None:
     """Say whether the settings are valid, and print them all."""
     for name, value in _load().model_dump(mode="json").items():
-        click.echo(f"{name} = {json.dumps(value)}")
+        click.echo(f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}")
 
 
 @main.command()

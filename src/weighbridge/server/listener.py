@@ -1,8 +1,11 @@
-"""The listening socket, which the service binds itself so that it can say in one line why it could not."""
+"""The listening socket and its TLS: made by the service itself, which can say in one line why it could not."""
 
 import errno
 import socket
+import ssl
 from ipaddress import IPv6Address, ip_address
+
+from weighbridge.settings import InvalidSettings, Settings
 
 _BACKLOG = 2048
 
@@ -36,10 +39,35 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What TLS needs, where the settings switch it on. Raises InvalidSettings."""
+    cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if cert is None:
+        if key is not None or client_ca is not None:
+            raise InvalidSettings("WEIGHBRIDGE_TLS_CERT: expected a PEM file, since TLS has other settings, got none")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, password="")  # an encrypted key would ask the terminal
+    except OSError as exc:
+        files = f"{cert!r} and {key!r}" if key is not None else repr(cert)
+        expected = "expected PEM files of a certificate and, here or as WEIGHBRIDGE_TLS_KEY, its key"
+        raise InvalidSettings(f"WEIGHBRIDGE_TLS_CERT: {expected}, got {files}: {exc.strerror}") from exc
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as exc:
+            expected = "expected a PEM file of certificates"
+            raise InvalidSettings(f"WEIGHBRIDGE_TLS_CLIENT_CA: {expected}, got {client_ca!r}: {exc.strerror}") from exc
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def url_of(listener: socket.socket, *, secure: bool) -> str:
     """Where a client on this machine reaches the socket."""
+    scheme = "https" if secure else "http"
     host, port = listener.getsockname()[:2]
     address = ip_address(host)
     if isinstance(address, IPv6Address):
-        return f"http://[{'::1' if address.is_unspecified else host}]:{port}"
-    return f"http://{'127.0.0.1' if address.is_unspecified else host}:{port}"
+        return f"{scheme}://[{'::1' if address.is_unspecified else host}]:{port}"
+    return f"{scheme}://{'127.0.0.1' if address.is_unspecified else host}:{port}"

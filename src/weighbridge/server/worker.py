@@ -19,16 +19,31 @@ from weighbridge.settings import Settings
 class _Server(uvicorn.Server):
     """uvicorn's server behind the gate; a signal ends it normally, where its base would die of it."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, gate: Gate, on_started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
         self._gate = gate
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._gate.start(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        context = self.config.ssl
+        handshake_timeout = None if context is None else self._gate.settings.header_timeout
+        self.servers.append(
+            await loop.create_server(
+                self._connection, sock=self._listener, ssl=context, ssl_handshake_timeout=handshake_timeout
+            )
+        )
+        self._gate.start(loop)
         gc.freeze()  # what start-up has built stays: the collector need not look at it again
         self._on_started()
+
+    def _connection(self) -> asyncio.Protocol:
+        connect: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return connect(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -43,7 +58,12 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    factory: Callable[[], ASGIApp], listener: socket.socket, settings: Settings, *, on_started: Callable[[], None]
+    factory: Callable[[], ASGIApp],
+    listener: socket.socket,
+    settings: Settings,
+    *,
+    tls: ssl.SSLContext | None,
+    on_started: Callable[[], None],
 ) -> None:
     """Serve what `factory` makes until SIGTERM or SIGINT; a second one does not wait for requests in hand.
 
@@ -61,9 +81,6 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-        ssl_ca_certs=settings.tls_client_ca,
-        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
     )
-    _Server(config, gate, on_started).run([listener])
+    _Server(config, listener, gate, on_started).run(sockets=[])

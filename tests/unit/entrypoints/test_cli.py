@@ -77,7 +77,7 @@ def test_check_prints_every_setting_as_the_file_takes_it(monkeypatch: pytest.Mon
     result = run("check")
 
     assert result.exit_code == 0
-    assert tomllib.loads(result.output) == Settings(port=8123).model_dump(mode="json")
+    assert tomllib.loads(result.output) == Settings(port=8123).model_dump(mode="json", exclude_none=True)
 
 
 def test_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

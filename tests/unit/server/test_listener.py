@@ -3,7 +3,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from weighbridge.server.listener import CannotListen, listen, url_of
+from weighbridge.server.listener import CannotListen, listen, tls_context, url_of
+from weighbridge.settings import InvalidSettings, Settings
 
 
 class Listener(socket.socket):
@@ -71,4 +72,28 @@ def test_an_address_of_no_interface_here_is_the_hosts_fault(host: str, reason: s
 )
 def test_the_url_is_one_that_a_client_on_this_machine_can_use(address: tuple[str | int, ...], url: str) -> None:
     with Listener(*address) as listener:
-        assert url_of(listener) == url
+        assert url_of(listener, secure=False) == url
+
+
+def test_the_url_says_when_the_socket_speaks_tls() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert url_of(listener, secure=True) == f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_without_settings_there_is_no_tls() -> None:
+    assert tls_context(Settings()) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"tls_key": "key.pem"}, "WEIGHBRIDGE_TLS_CERT: expected a PEM file, since TLS has other settings, got none"),
+        ({"tls_cert": "no.pem"}, "here or as WEIGHBRIDGE_TLS_KEY, its key, got 'no.pem': No such file or directory"),
+        ({"tls_cert": "no.pem", "tls_key": "key.pem"}, "got 'no.pem' and 'key.pem': No such file or directory"),
+    ],
+)
+def test_tls_files_that_cannot_be_used_are_named(settings: dict[str, str], line: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        tls_context(Settings.load(**settings))
+
+    assert str(refused.value).endswith(line)

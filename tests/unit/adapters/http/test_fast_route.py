@@ -53,8 +53,8 @@ async def asynchronous(parcel: Parcel) -> Price:
     return price(parcel)
 
 
-def without_a_type(parcel: Parcel) -> None:
-    price(parcel)
+def without_a_type(parcel: Parcel) -> Response:
+    return JSONResponse({"cents": price(parcel).cents})
 
 
 def with_a_query(parcel: Parcel, surcharge: int = 0) -> Price:
