@@ -18,7 +18,7 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from weighbridge.adapters.http.errors import Problem, Reply, internal_error
+from weighbridge.adapters.http.errors import CLIENT_GONE, Problem, Reply, internal_error
 from weighbridge.adapters.http.fast_route import Call, joined
 from weighbridge.adapters.metrics import UNROUTED, RouteMetrics
 from weighbridge.adapters.telemetry import RequestTelemetry
@@ -146,6 +146,9 @@ class GateProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gate.connections.discard(self)
         self.gate.hold(self, 0)
+        if self._in_message:
+            self._telemetry.abandoned(request_id=self._request_id())
+            self._telemetry.metrics.route(UNROUTED).observe(CLIENT_GONE, perf_counter() - self._since)
         super().connection_lost(exc)
 
     @override

@@ -6,7 +6,7 @@ from time import perf_counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weighbridge.adapters.http.errors import as_response, internal_error
+from weighbridge.adapters.http.errors import CLIENT_GONE, as_response, internal_error
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 
@@ -50,6 +50,7 @@ class Envelope:
                 await self._app(routed, receive, send_with_id)
         except ClientDisconnect:
             telemetry.abandoned(request_id=request_id)
+            telemetry.metrics.route(UNROUTED).observe(CLIENT_GONE, perf_counter() - started)
             return
         except Exception as exc:
             telemetry.failed(exc, request_id=request_id)

@@ -22,6 +22,9 @@ from weighbridge.domain.errors import (
     WeighbridgeError,
 )
 
+CLIENT_GONE = 499
+"""The status under which a request is counted whose client went away before it was complete; nobody is sent it."""
+
 _MOST_ERRORS = 100
 
 Location = tuple[str | int, ...]
