@@ -16,7 +16,7 @@ from typing import Any
 
 import httptools
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from weighbridge.adapters.http.errors import CLIENT_GONE, Problem, Reply, internal_error
 from weighbridge.adapters.http.fast_route import Call, joined
@@ -121,6 +121,7 @@ class GateProtocol(HttpToolsProtocol):
         self._in_message = False
         self._ending = False
         self._crowded = False
+        self._running: RequestResponseCycle | None = None
         self._refusal: _Refusal | None = None
         self._discarded: int | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
@@ -150,6 +151,10 @@ class GateProtocol(HttpToolsProtocol):
             self._telemetry.abandoned(request_id=self._request_id())
             self._telemetry.metrics.route(UNROUTED).observe(CLIENT_GONE, perf_counter() - self._since)
         super().connection_lost(exc)
+        # uvicorn tells only the last request in hand that nobody listens any more.
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -529,6 +534,11 @@ class GateProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         """Whether the application still works on a request of this connection."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     @override
     def on_response_complete(self) -> None:
