@@ -398,7 +398,7 @@ PATHS = [
             "/docs/assets/swagger-ui.css%00",
             "/docs/assets/swagger-ui.css/",
             "/docs/assets/%E2%98%83",
-            "/docs/assets/" + "n" * 10_000,
+            "/docs/assets/" + "n" * 4_000,
             "/redoc",
             "/openapi.yaml",
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 import httptools
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from weighbridge.adapters.http.errors import Problem, Reply, internal_error
 from weighbridge.adapters.http.fast_route import Call, joined
@@ -123,6 +123,7 @@ class GateProtocol(HttpToolsProtocol):
         self._crowded = False
         self._half_closed = False
         self._backlog = b""
+        self._running: RequestResponseCycle | None = None
         self._refusal: _Refusal | None = None
         self._discarded: int | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
@@ -151,6 +152,10 @@ class GateProtocol(HttpToolsProtocol):
         if self._in_message:
             self._telemetry.abandoned(request_id=self._request_id())
         super().connection_lost(exc)
+        # uvicorn tells only the last request in hand that nobody listens any more.
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -549,6 +554,11 @@ class GateProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         """Whether the application still works on a request of this connection."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     @override
     def on_response_complete(self) -> None:
