@@ -13,17 +13,18 @@ Rows = list[list[float]]
 _ONE_ROW: Rows = [[1.5, 2.25, -0.75, 4.0]]
 
 
-def _random_rows(count: int) -> Rows:
-    """Doubles with all their digits, as a client sends that has scaled its features; the same in every run."""
+def _random_rows(count: int, digits: int = 17) -> Rows:
+    """Doubles with so many digits behind the point, or all that they have; the same in every run."""
     random = Random(0)
-    return [[random.gauss(0, 1) for _ in WEIGHTS] for _ in range(count)]
+    return [[round(random.gauss(0, 1), digits) for _ in WEIGHTS] for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A load: the rows that every request carries, and the server against which the others are compared."""
+    """A load: the rows that every request carries, in which form, and the server against which others are compared."""
 
     name: str
+    form: str
     title: str
     rows: Rows
     baseline: str
@@ -37,9 +38,10 @@ class Scenario:
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("single", "One row as JSON", _ONE_ROW, baseline="fastapi"),
-        Scenario("batch", "1,000 rows of 4 as JSON", _random_rows(1000), baseline="fastapi"),
-        Scenario("binary", "1,000 rows of 4 as little-endian float64", _random_rows(1000), baseline="dot"),
+        Scenario("single", "single", "One row as JSON", _ONE_ROW, baseline="fastapi"),
+        Scenario("batch", "batch", "1,000 rows of 4 as JSON, 4 digits", _random_rows(1000, 4), baseline="fastapi"),
+        Scenario("digits", "batch", "1,000 rows of 4 as JSON, all digits", _random_rows(1000), baseline="fastapi"),
+        Scenario("binary", "binary", "1,000 rows of 4 as little-endian float64", _random_rows(1000), baseline="dot"),
     )
 }
 
@@ -56,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server: how it is started, and its request in each scenario that it takes part in.
+    """A server: how it is started, and its request in each form of load that it takes part in.
 
     The command's first word is looked up in the environment, `.venv` for the project's own. `{port}`, `{port_2}` and
     `{port_3}` in the command and in the variables become free ports.

@@ -62,7 +62,7 @@ class Load:
         )
 
     def _run_wrk(self, running: RunningServer, scenario: Scenario, seconds: int) -> dict[str, int]:
-        name, path = running.server.name, running.server.requests[scenario.name].path
+        name, path = running.server.name, running.server.requests[scenario.form].path
         command = ["taskset", "-c", str(self.load_core), "wrk", "--threads=1", f"--connections={self.connections}"]
         command += [f"--duration={seconds}s", "--timeout=30s", f"--script={_script(running, scenario)}"]
         ended = subprocess.run(
@@ -82,7 +82,7 @@ class Load:
 
 
 def _script(running: RunningServer, scenario: Scenario) -> str:
-    request = running.server.requests[scenario.name]
+    request = running.server.requests[scenario.form]
     folder = WORK / "wrk"
     folder.mkdir(parents=True, exist_ok=True)
     body = folder / f"{running.server.name}-{scenario.name}.body"

@@ -53,7 +53,7 @@ class RunningServer:
         """Wait for the first good answer; returns the seconds from the start of the process to it."""
         while True:
             try:
-                status, body = self.ask(self.server.requests[scenario.name], scenario.rows)
+                status, body = self.ask(self.server.requests[scenario.form], scenario.rows)
                 if status == _OK:
                     break
                 came = f"{status} {body[:200]!r}"
@@ -84,7 +84,7 @@ class RunningServer:
 
     def check(self, scenario: Scenario) -> None:
         """Raises BenchmarkFailed unless the server predicts the right values, and on its own core only."""
-        request = self.server.requests[scenario.name]
+        request = self.server.requests[scenario.form]
         status, body = self.ask(request, scenario.rows)
         if status != _OK:
             raise BenchmarkFailed(f"{self.server.name}: expected 200 in {scenario.name}, got {status} {body[:200]!r}")

@@ -89,7 +89,7 @@ class Run:
             running.stop()
 
     def _measure(self, scenario: Scenario, running: Iterable[RunningServer]) -> None:
-        able = [one for one in running if scenario.name in one.server.requests and self._supports(one, scenario)]
+        able = [one for one in running if scenario.form in one.server.requests and self._supports(one, scenario)]
         if not {one.server.name for one in able} > {scenario.baseline}:
             self._note(f"{scenario.title}: expected {SERVERS[scenario.baseline].title} and another server beside it")
             return
@@ -107,7 +107,7 @@ class Run:
 
     def _supports(self, running: RunningServer, scenario: Scenario) -> bool:
         with running.awake():
-            status, _ = running.ask(running.server.requests[scenario.name], scenario.rows)
+            status, _ = running.ask(running.server.requests[scenario.form], scenario.rows)
             if status != _UNSUPPORTED:
                 running.check(scenario)
                 return True

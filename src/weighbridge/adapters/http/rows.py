@@ -8,8 +8,8 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-_NUMBERS_AND_SPACE = b"0123456789.eE+- \t\r\n"
 _KEYS = (["instances"], ["instances", "scale_factor"])
+_NUMBERS_AND_SPACE = b"0123456789.eE+- \t\r\n"
 
 
 def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | None:
@@ -25,14 +25,18 @@ def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | N
         keys = sorted(document)
         if keys not in _KEYS:
             return None
-        flat = np.frombuffer(document["instances"].as_buffer(of_type="d"))
+        instances = document["instances"]
+        flat = np.frombuffer(instances.as_buffer(of_type="d"))
+        count = len(instances)
         scale_factor = document["scale_factor"] if len(keys) > 1 else 1.0
     except (AttributeError, RuntimeError, TypeError, ValueError):  # what simdjson raises for what it does not take
         return None
     if type(scale_factor) not in (int, float) or not scale_factor > 0 or not isfinite(scale_factor):
         return None
-    width = _width(body, flat.size)
-    return None if width is None else (flat.reshape(-1, width), float(scale_factor))
+    width, beyond = divmod(flat.size, count or 1)
+    if not width or beyond or not _has_rows(body, count, width):
+        return None
+    return flat.reshape(count, width), float(scale_factor)
 
 
 @cache
@@ -41,13 +45,9 @@ def _parser() -> simdjson.Parser:
     return simdjson.Parser()
 
 
-def _width(body: bytes | bytearray, size: int) -> int | None:
-    """The width of the rows, if what is left of `body` without its numbers is a list of equal rows, `size` numbers."""
+def _has_rows(body: bytes | bytearray, count: int, width: int) -> bool:
+    """Whether the batch is written as `count` rows of `width`, by what is left of it without its numbers."""
     structure = body.translate(None, _NUMBERS_AND_SPACE)
+    rows = (b"[%b]," % (b"," * (width - 1))) * count
     start = structure.find(b"[[") + 1
-    if not start:
-        return None
-    row = structure[start : structure.find(b"]", start) + 1] + b","
-    width = row.count(b",")
-    rows = structure[start : structure.rfind(b"]]") + 1] + b","
-    return width if size and rows == row * (size // width) and size % width == 0 else None
+    return start > 0 and structure[start : start + len(rows)] == rows[:-1] + b"]"
