@@ -122,7 +122,8 @@ def test_two_request_ids_are_none(service: Service) -> None:
     reply = service.exchange(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: a1\r\nX-Request-ID: a2\r\n" + CLOSE)
 
     assert reply.count(b"x-request-id: ") == 1
-    assert b"x-request-id: a" not in reply.replace(b"x-request-id: a1", b"x-request-id: a")
+    assert b"x-request-id: a1\r\n" not in reply
+    assert b"x-request-id: a2\r\n" not in reply
 
 
 def test_a_reply_does_not_name_the_server(client: httpx2.Client) -> None:

@@ -18,22 +18,7 @@ from weighbridge import __version__
     ("settings", "line"),
     [
         ({"PORT": "http"}, "WEIGHBRIDGE_PORT: expected an integer from 0 to 65535, got 'http'"),
-        (
-            {"PROT": "8123"},
-            "WEIGHBRIDGE_PROT: expected the name of a setting, got an unknown one; did you mean WEIGHBRIDGE_PORT?",
-        ),
-        (
-            {"CONFIG": "/nowhere.toml"},
-            "WEIGHBRIDGE_CONFIG: expected a readable TOML file, got '/nowhere.toml': No such file or directory",
-        ),
-        (
-            {"HOST": "a..b"},
-            "WEIGHBRIDGE_HOST: expected an address of this machine, got 'a..b': not a host name",
-        ),
-        (
-            {"HOST": "192.0.2.1"},
-            "WEIGHBRIDGE_HOST: expected an address of this machine, got '192.0.2.1': Cannot assign requested address",
-        ),
+        ({"HOST": "a..b"}, "WEIGHBRIDGE_HOST: expected an address of this machine, got 'a..b': not a host name"),
     ],
 )
 def test_a_service_that_cannot_start_says_why_in_one_line(settings: dict[str, str], line: str) -> None:
@@ -61,11 +46,6 @@ def test_a_start_is_logged_as_json_with_the_url() -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", service.url)
 
 
-def test_a_flag_wins_over_the_environment() -> None:
-    with serving("--weights", "[2, 3]", WEIGHTS="[4]") as service, service.client() as client:
-        assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
-
-
 def test_the_command_and_the_module_are_the_same() -> None:
     command = Path(sysconfig.get_path("scripts")) / "weighbridge"
     arguments = ["predict", "1.5", "2.25", "-0.75", "4.0", "--scale-factor", "2"]
@@ -73,14 +53,6 @@ def test_the_command_and_the_module_are_the_same() -> None:
     by_command = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
 
     assert by_command.stdout == run(*arguments).stdout == "-3.375\n"
-    assert run("--version").stdout == f"weighbridge, version {__version__}\n"
-
-
-def test_a_wrong_call_ends_with_2() -> None:
-    result = run("predict", "1", "2")
-
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.endswith("Error: expected 4 features, got 2\n")
 
 
 def test_a_service_starts_with_its_standard_streams_closed() -> None:
