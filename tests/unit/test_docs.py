@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from weighbridge.adapters.http.errors import Problem
-from weighbridge.settings import Settings
+from weighbridge.adapters.metrics import BOUNDS, UNROUTED, RequestMetrics
+from weighbridge.settings import CONFIG_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "weighbridge.toml"
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
 FIELDS = tuple(Settings.model_fields)
+OPTIONAL = tuple(field for field in FIELDS if Settings.model_fields[field].default is None)
 
 
 def _named(page: Path) -> str:
@@ -23,10 +25,10 @@ def _named(page: Path) -> str:
 
 
 def _rows(page: str) -> Iterator[list[str]]:
-    """The cells of each row of the page's tables whose first cell is code, without the backticks."""
+    """The cells of each row of the page's tables whose first cell is code; such cells without the backticks."""
     for line in (ROOT / page).read_text("utf-8").splitlines():
         if line.startswith("| `"):
-            yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+            yield [re.sub(r"^`([^`]*)`$", r"\1", cell.strip()) for cell in line.strip("|").split("|")]
 
 
 def _variable(field: str) -> str:
@@ -35,6 +37,8 @@ def _variable(field: str) -> str:
 
 def _default(field: str) -> str:
     value: Any = Settings.model_fields[field].default
+    if value is None:
+        return "not set"
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -45,7 +49,7 @@ def _description(field: str) -> str:
 
 def _comment_above(field: str) -> list[str]:
     """The lines of comment right above a setting in the example configuration."""
-    above = CONFIG.read_text("utf-8").partition(f"\n{field} = ")[0]
+    above = CONFIG.read_text("utf-8").partition(f"\n{'# ' if field in OPTIONAL else ''}{field} = ")[0]
     return [line.removeprefix("# ") for line in above.rpartition("\n\n")[2].splitlines()]
 
 
@@ -71,7 +75,13 @@ def test_the_example_configuration_gives_exactly_the_defaults(monkeypatch: pytes
 
 
 def test_the_example_configuration_has_every_setting_in_the_order_of_the_code() -> None:
-    assert tuple(tomllib.loads(CONFIG.read_text("utf-8"))) == FIELDS
+    uncommented = re.sub(r"^# (?=\w+ = )", "", CONFIG.read_text("utf-8"), flags=re.MULTILINE)
+
+    assert tuple(tomllib.loads(uncommented)) == FIELDS
+
+
+def test_the_example_configuration_leaves_out_just_what_has_no_default() -> None:
+    assert set(FIELDS) - set(tomllib.loads(CONFIG.read_text("utf-8"))) == set(OPTIONAL)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -94,6 +104,25 @@ def test_the_settings_page_says_what_a_setting_is_and_why_one_would_change_it(fi
 
     assert text.startswith(_description(field))
     assert len(text) > len(_description(field)) + 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_named)
+def test_a_page_names_no_setting_that_there_is_not(page: Path) -> None:
+    known = {CONFIG_VARIABLE, *map(_variable, FIELDS)}
+    of_a_wrong_name = {"WEIGHBRIDGE_WEIGTHS", "WEIGHBRIDGE_PROT", "WEIGHBRIDGE_SERVICE_HOST"}
+
+    named = set(re.findall(r"\bWEIGHBRIDGE_[A-Z]\w*", page.read_text("utf-8")))
+
+    assert named <= known | of_a_wrong_name
+
+
+def test_the_guide_names_the_setting_of_each_limit() -> None:
+    guide = (ROOT / "docs/guide.md").read_text("utf-8")
+    table = guide.partition("| Limit | Setting |")[2].partition("\n\n")[0]
+
+    limits = {field for field in FIELDS if field.startswith("max_") or field.endswith("_timeout")}
+
+    assert set(re.findall(r"`([A-Z_]+)`", table)) == {field.upper() for field in limits}
 
 
 def test_the_readme_gives_settings_with_their_defaults() -> None:
@@ -121,6 +150,66 @@ def test_the_errors_page_has_title_cause_and_cure_of_a_code(problem: Problem) ->
     assert cure.startswith("**Cure.** ")
 
 
+def _scraped() -> RequestMetrics:
+    """The metrics after a request of each outcome."""
+    metrics = RequestMetrics()
+    for path, status in ((UNROUTED, 404), ("/predict", 200), ("/predict", 500)):
+        metrics.route(path).observe(status, 0.001)
+    return metrics
+
+
+def test_the_metrics_page_has_every_metric_with_its_type_and_labels_in_the_order_of_a_scrape() -> None:
+    of_a_histogram = {"le"}
+    collected = [
+        (
+            family.name + ("_total" if family.type == "counter" else ""),
+            family.type,
+            {label for sample in family.samples for label in sample.labels} - of_a_histogram,
+        )
+        for family in _scraped().collect()
+    ]
+
+    rows = [row for row in _rows("docs/metrics.md") if row[0].startswith("weighbridge_")]
+
+    assert [(name, kind, set(re.findall(r"\w+", labels))) for name, kind, labels, *_ in rows] == collected
+
+
+def test_the_metrics_page_has_unit_and_meaning_of_each_metric() -> None:
+    for name, _, _, unit, meaning in (row for row in _rows("docs/metrics.md") if row[0].startswith("weighbridge_")):
+        assert unit == ("seconds" if name.endswith("_seconds") else "requests")
+        assert meaning.endswith(".")
+
+
+def test_the_metrics_page_has_every_label() -> None:
+    labels = {label for family in _scraped().collect() for sample in family.samples for label in sample.labels}
+
+    rows = {row[0] for row in _rows("docs/metrics.md") if not row[0].startswith("weighbridge_")}
+
+    assert rows == labels - {"le"}
+
+
+def test_the_metrics_page_has_every_outcome_and_every_model() -> None:
+    labels = [sample.labels for family in _scraped().collect() for sample in family.samples if sample.labels]
+    rows = {row[0]: row[1] for row in _rows("docs/metrics.md")}
+
+    assert set(re.findall(r"`(\w+)`", rows["outcome"])) == {label["outcome"] for label in labels}
+    assert set(re.findall(r"`(\w+)`", rows["model"])) == {label["model"] for label in labels} - {""}
+
+
+def test_the_metrics_page_has_the_bounds_of_the_buckets() -> None:
+    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    sentence = page.partition("the label `le`, are ")[2].partition("seconds.")[0]
+
+    assert tuple(map(float, re.findall(r"[\d.]+", sentence))) == BOUNDS
+
+
+def test_the_metrics_page_asks_only_for_series_that_there_are() -> None:
+    series = {sample.name for family in _scraped().collect() for sample in family.samples}
+    queries = (ROOT / "docs/metrics.md").read_text("utf-8").partition("```promql")[2]
+
+    assert set(re.findall(r"weighbridge_\w+", queries)) <= series
+
+
 def test_the_layers_of_the_architecture_are_those_of_the_import_contract() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
@@ -132,7 +221,7 @@ def test_the_layers_of_the_architecture_are_those_of_the_import_contract() -> No
 @pytest.mark.parametrize("page", PAGES, ids=_named)
 def test_every_link_between_the_pages_resolves(page: Path) -> None:
     for target, anchor in _links(page):
-        assert target.is_file(), f"{_named(page)} links to {target}"
+        assert target.exists(), f"{_named(page)} links to {target}"
         assert not anchor or anchor in _anchors(target), f"{_named(page)} links to #{anchor} of {_named(target)}"
 
 
