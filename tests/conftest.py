@@ -1,0 +1,17 @@
+"""What every test starts from."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("weighbridge", deadline=None, derandomize=True)
+settings.load_profile("weighbridge")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_in_the_environment() -> None:
+    """The settings of whoever runs the tests are not theirs."""
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith("WEIGHBRIDGE_")}
+    os.environ.clear()
+    os.environ.update(others)
