@@ -10,7 +10,7 @@ KIB = 1024
 LARGEST_BODY = 256 * KIB
 MOST_BUFFERED = 1024 * KIB
 MOST_ROWS = 1000
-KEEP_ALIVE = 1.0
+KEEP_ALIVE = 0.8
 
 
 def check_log(service: Service) -> None:
@@ -44,9 +44,9 @@ def hasty(request: pytest.FixtureRequest) -> Iterator[Service]:
         LOG_REQUESTS="all",
         MAX_BODY_BYTES=str(LARGEST_BODY),
         MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
-        HEADER_TIMEOUT="0.5",
-        BODY_TIMEOUT="0.5",
-        WRITE_TIMEOUT="0.5",
+        HEADER_TIMEOUT="0.3",
+        BODY_TIMEOUT="0.3",
+        WRITE_TIMEOUT="0.3",
         KEEP_ALIVE_TIMEOUT=str(KEEP_ALIVE),
     ) as started:
         yield started
