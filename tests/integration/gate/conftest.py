@@ -1,0 +1,53 @@
+"""The services that the gate's tests attack: with the fast lane and without, each shared by all tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.service import Service, serving
+
+KIB = 1024
+LARGEST_BODY = 256 * KIB
+MOST_BUFFERED = 1024 * KIB
+MOST_ROWS = 1000
+KEEP_ALIVE = 0.8
+
+
+def check_log(service: Service) -> None:
+    """Assert that nothing was logged but that requests came, whatever they were."""
+    assert {(event["event"], event["level"]) for event in service.events} <= {
+        ("service_started", "info"),
+        ("listening", "info"),
+        ("request", "info"),
+    }
+
+
+@pytest.fixture(scope="session", params=["true", "false"], ids=["fast lane", "ordinary road"])
+def gate(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A service with room for little."""
+    with serving(
+        FAST_LANE=request.param,
+        LOG_REQUESTS="all",
+        MAX_BODY_BYTES=str(LARGEST_BODY),
+        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
+        MAX_ROWS=str(MOST_ROWS),
+    ) as started:
+        yield started
+        check_log(started)
+
+
+@pytest.fixture(scope="session", params=["true", "false"], ids=["fast lane", "ordinary road"])
+def hasty(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A service with room for little that waits for nobody."""
+    with serving(
+        FAST_LANE=request.param,
+        LOG_REQUESTS="all",
+        MAX_BODY_BYTES=str(LARGEST_BODY),
+        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
+        HEADER_TIMEOUT="0.3",
+        BODY_TIMEOUT="0.3",
+        WRITE_TIMEOUT="0.3",
+        KEEP_ALIVE_TIMEOUT=str(KEEP_ALIVE),
+    ) as started:
+        yield started
+        check_log(started)
