@@ -77,16 +77,28 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(32 * 1024, ge=1024, description="largest headers of a request, in bytes")
     max_header_fields: int = Field(100, ge=1, description="most headers of a request")
     max_url_bytes: int = Field(8 * 1024, ge=64, description="longest request target, in bytes")
-    max_pipelined: int = Field(100, ge=1, description="most requests that a client may send ahead of their replies")
+    max_pipelined: int = Field(
+        100, ge=1, description="most requests of a connection that wait for their replies; then it is read no further"
+    )
     max_in_flight: int = Field(1000, ge=1, description="most requests that the application works on at once")
-    header_timeout: float = Field(5.0, gt=0, description="seconds within which a request's headers must arrive")
+    header_timeout: float = Field(
+        5.0, gt=0, allow_inf_nan=False, description="seconds within which a request's headers must arrive"
+    )
     body_timeout: float = Field(
-        10.0, gt=0, description="seconds within which a body must arrive, and one more for each 64 KiB announced"
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds within which a body must arrive, and one more for each 64 KiB announced",
     )
     write_timeout: float = Field(
-        10.0, gt=0, description="seconds within which a reply must be read, and one more for each 64 KiB"
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds within which a reply must be read, and one more for each 64 KiB",
     )
-    keep_alive_timeout: float = Field(75.0, gt=0, description="seconds that a connection may wait for its next request")
+    keep_alive_timeout: float = Field(
+        75.0, gt=0, allow_inf_nan=False, description="seconds that a connection may wait for its next request"
+    )
     tls_cert: str | None = Field(None, description="PEM file of the certificate chain; switches TLS on")
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key")
     tls_client_ca: str | None = Field(None, description="PEM file of the authorities whose clients are let in")
@@ -212,7 +224,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"an integer from {low} to {high}"
         case {"type": "number", "exclusiveMinimum": low}:
-            return f"a number above {low:g}"
+            return f"a finite number above {low:g}"
         case {"type": "boolean"}:
             return "true or false"
         case {"type": "integer", "minimum": low}:

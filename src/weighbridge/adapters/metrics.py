@@ -62,7 +62,7 @@ class RequestMetrics:
         )
         durations = HistogramMetricFamily(
             "weighbridge_request_duration_seconds",
-            "Time from a request's first byte to its reply.",
+            "Time from a whole request to its reply.",
             labels=("route", "model", "outcome"),
         )
         for path, route in list(self._routes.items()):

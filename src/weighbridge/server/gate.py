@@ -38,7 +38,7 @@ class Gate:
     """Keeps count of the bytes that all connections buffer, and looks at each connection a few times a second.
 
     Above three quarters of `max_buffered_bytes` all but the oldest holder stop reading; above all of it the youngest
-    holders are shed until the rest fits. So the oldest always comes through: the budget is never smaller than a body.
+    holders are shed until the rest fits, or is the oldest alone. So that one always comes through.
     One sweep over all connections replaces a timer for each, which would cost time on every request and leak on resets.
     """
 
@@ -61,7 +61,7 @@ class Gate:
             self._holders.pop(connection, None)
             if connection in self._paused:
                 self._resume({connection})
-        while self.held > self._budget:
+        while self.held > self._budget and len(self._holders) > 1:
             next(reversed(self._holders)).shed()
         if self.held > self._budget * _PAUSE_SHARE:
             oldest = next(iter(self._holders))

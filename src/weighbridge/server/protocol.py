@@ -142,8 +142,10 @@ class GateProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.gate.connections.add(self)
-        # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
-        self.transport.set_write_buffer_limits(high=0)
+        if self.scheme == "http":
+            # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
+            # Not with TLS: its transport would wait for a reader while it still shakes hands.
+            self.transport.set_write_buffer_limits(high=0)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,7 +165,6 @@ class GateProtocol(HttpToolsProtocol):
             end = data.find(_END_OF_HEAD) + 4
             head = self._known_heads.get(data[:end])
             if head is not None and len(data) - end == head.length:
-                self._since = perf_counter()
                 self._answer(head, data[end:])
                 return
         self._parse(data)
@@ -195,7 +196,11 @@ class GateProtocol(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """End what has waited too long."""
         waited = now - self._since
-        if self._unread_since is not None:
+        if self._at_rest and self._unread_since is None:  # as most connections are
+            fresh = self._since == self._connected
+            if waited > (self._limits.header_timeout if fresh else self._limits.keep_alive_timeout):
+                self.transport.close()
+        elif self._unread_since is not None:
             unread = self.transport.get_write_buffer_size()
             if now - self._unread_since > _allowance(self._limits.write_timeout, unread):
                 self.transport.abort()
@@ -204,11 +209,6 @@ class GateProtocol(HttpToolsProtocol):
                 self.transport.abort()
         elif self._in_message:
             self._sweep_arriving(waited)
-        elif not self._answering:
-            fresh = self._since == self._connected
-            limit = self._limits.header_timeout if fresh else self._limits.keep_alive_timeout
-            if waited > limit:
-                self.transport.close()
 
     def _sweep_arriving(self, waited: float) -> None:
         if self._head is None:
@@ -306,12 +306,12 @@ class GateProtocol(HttpToolsProtocol):
             return  # only the head is complete, see _pass_over_upgrade
         self._head, self._body, self._in_message = None, b"", False
         self._hold()
-        if len(self.tasks) >= self._limits.max_in_flight:
-            raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
         if head.route is not None and not self._answering:
             self._answer(head, body)
-        else:
+        elif len(self.tasks) < self._limits.max_in_flight:
             self._hand_over(head, body)
+        else:
+            raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
 
     # The gate
 
@@ -482,7 +482,7 @@ class GateProtocol(HttpToolsProtocol):
             self._telemetry.metrics.route(UNROUTED),
             request_id,
             b"",
-            self.url or b"",
+            (self.url or b"").partition(b"?")[0],
             reply[0],
             perf_counter() - self._since,
         )
@@ -502,6 +502,7 @@ class GateProtocol(HttpToolsProtocol):
 
     def _answer(self, head: Head, body: bytes | bytearray) -> None:
         """Reply by the fast lane."""
+        started = perf_counter()
         route = head.route
         assert route is not None
         request_id = self._telemetry.request_id(head.given_id)
@@ -513,7 +514,7 @@ class GateProtocol(HttpToolsProtocol):
         keep_alive = head.keep_alive and not self._ending
         self._write(reply, request_id, end="" if keep_alive else "\r\nconnection: close")
         now = perf_counter()
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - self._since)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - started)
         if keep_alive:
             self._since = now
             self._at_rest = True

@@ -19,6 +19,7 @@ def check_log(service: Service) -> None:
         ("service_started", "info"),
         ("listening", "info"),
         ("request", "info"),
+        ("request", "error"),
     }
 
 

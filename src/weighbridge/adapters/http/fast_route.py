@@ -138,11 +138,11 @@ def compile_routes(app: FastAPI) -> list[tuple[FastRoute, Call]]:
     return [(route, route.compile(app)) for route in routes if isinstance(route, FastRoute) and not route.obstacle]
 
 
-def check_is_json(headers: Headers) -> None:
+def check_is_json(headers: Headers, alternative: str = "") -> None:
     """Raises RefusedRequest unless the headers announce uncompressed JSON in UTF-8."""
     media_type = headers.get(b"content-type", b"")
     if media_type != b"application/json" and not _JSON.fullmatch(media_type):
-        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json, in UTF-8")
+        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, f"expected Content-Type: application/json{alternative}")
     check_is_plain(headers)
 
 

@@ -70,10 +70,10 @@ class BatchInput(_Strict):
 
         Where the numbers are already float64, `instances` is their array: they need no more validation.
         """
-        if headers.get(b"content-type") == BINARY:
+        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == BINARY:
             check_is_plain(headers)
             return cls._made_of(_from_binary(body))
-        check_is_json(headers)
+        check_is_json(headers, " or application/octet-stream")
         batch = read_batch(body)
         return cls.model_validate_json(body) if batch is None else cls._made_of(*batch)
 
@@ -99,7 +99,8 @@ class BatchOutput:
 
     def write(self, headers: Headers) -> tuple[bytes, bytes]:
         """As little-endian float64 for a client that asks for that, otherwise as JSON."""
-        if headers.get(b"accept") == BINARY:
+        accepted = headers.get(b"accept", b"").lower()
+        if BINARY in accepted and b"json" not in accepted:
             return BINARY, self.predictions.astype("<f8").tobytes()
         content = {"predictions": self.predictions, "status": self.status}
         return b"application/json", orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -113,6 +114,7 @@ def _from_binary(body: bytes | bytearray) -> NDArray[np.float64]:
     return np.frombuffer(body, _DOUBLE)
 
 
+_BINARY_CONTENT = {BINARY.decode(): {"schema": {"type": "string", "format": "binary"}}}
 _REFUSALS = (
     Problem.FEATURE_COUNT_MISMATCH,
     Problem.BODY_TOO_LARGE,
@@ -132,8 +134,15 @@ def predict(body: ModelInput, predict: PredictDep) -> ModelOutput:
 @router.post(
     "/predict/batch",
     summary="Predict many rows",
-    responses=problems(*_REFUSALS, Problem.TOO_MANY_ROWS, Problem.FEATURES_NOT_FINITE),
+    responses={
+        200: {"content": _BINARY_CONTENT},
+        **problems(*_REFUSALS, Problem.TOO_MANY_ROWS, Problem.FEATURES_NOT_FINITE),
+    },
+    openapi_extra={"requestBody": {"content": _BINARY_CONTENT}},
 )
 def predict_batch(body: BatchInput, predict: PredictDep) -> BatchOutput:
-    """Score many rows at once; a row gets the same bits as alone."""
+    """Score many rows at once; a row gets the same bits as alone.
+
+    Rows may also come as little-endian float64, row by row, and scores be asked for in the same form by `Accept`.
+    """
     return BatchOutput(predict.batch(body.instances, body.scale_factor))
