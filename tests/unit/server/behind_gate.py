@@ -1,0 +1,135 @@
+"""The application behind the gate, with connections that need no network: what arrives is exactly what is fed."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from typing_extensions import override
+from uvicorn.server import ServerState
+
+from tests.unit.log import Log
+from weighbridge.entrypoints.asgi import create_app
+from weighbridge.server.gate import Gate
+from weighbridge.server.protocol import GateProtocol, Lane
+
+_MADE_ID = re.compile(rb"[0-9a-f]{12}-[0-9a-f]+")
+_LENGTH = re.compile(rb"(?<=content-length: )\d+")
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written; all of it is read at once, unless a test says that some is not."""
+
+    def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)})
+        self.written = b""
+        self.unread = 0
+        self.reading = True
+        self.closing = False
+        self.aborted = False
+
+    @override
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    @override
+    def write_eof(self) -> None:
+        """Nothing more will be written."""
+
+    @override
+    def can_write_eof(self) -> bool:
+        return True
+
+    @override
+    def close(self) -> None:
+        self.closing = True
+
+    @override
+    def abort(self) -> None:
+        self.aborted = self.closing = True
+
+    @override
+    def is_closing(self) -> bool:
+        return self.closing
+
+    @override
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    @override
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    @override
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """The limits are the test's."""
+
+    @override
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+
+class Connection:
+    """One connection to the application."""
+
+    def __init__(self, protocol: GateProtocol, loop: asyncio.AbstractEventLoop) -> None:
+        self.protocol = protocol
+        self.transport = FakeTransport()
+        self._loop = loop
+        protocol.connection_made(self.transport)
+
+    def feed(self, *pieces: bytes) -> bytes:
+        """What is written in answer to these pieces, without made ids, which always differ, and without lengths."""
+        before = len(self.transport.written)
+        for piece in pieces:
+            self.protocol.data_received(piece)
+        self.settle()
+        return _LENGTH.sub(b"(some)", _MADE_ID.sub(b"(made)", self.transport.written[before:]))
+
+    def settle(self) -> None:
+        """Let the application finish what it has begun."""
+        while tasks := list(self.protocol.tasks):
+            self._loop.run_until_complete(asyncio.wait(tasks))
+
+
+class Served:
+    """The application, started."""
+
+    def __init__(self, app: Any, gate: Gate, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
+        self.gate = gate
+        self.lane = lane
+        self.state = ServerState()
+        self.state.default_headers = [(b"date", b"today")]
+        self._loop = loop
+        self._config = uvicorn.Config(app, log_config=None, ws="none")
+        self._protocol = GateProtocol.bound_to(gate)
+
+    def connect(self) -> Connection:
+        """A new connection."""
+        state = {"lane": self.lane}
+        return Connection(self._protocol(self._config, self.state, state, _loop=self._loop), self._loop)
+
+
+@contextmanager
+def served(log: Log, **settings: Any) -> Iterator[Served]:
+    """The application with these settings, and otherwise the defaults, from start to end."""
+    container = log.container(**settings)
+    app = create_app(container)
+    with asyncio.Runner() as runner:
+        lifespan = app.router.lifespan_context(app)
+
+        async def start() -> Lane:
+            state = await lifespan.__aenter__()
+            assert state is not None
+            lane = state["lane"]
+            assert isinstance(lane, Lane)
+            return lane
+
+        async def stop() -> None:
+            await lifespan.__aexit__(None, None, None)
+
+        lane = runner.run(start())
+        yield Served(app, Gate(container.settings()), lane, runner.get_loop())
+        runner.run(stop())

@@ -1,0 +1,263 @@
+"""The protocol by itself, where a real connection cannot be made to do what is asked, or not surely."""
+
+import asyncio
+from collections.abc import Iterator
+from time import perf_counter
+
+import pytest
+
+from tests.contract import GOOD
+from tests.unit.log import Log
+from tests.unit.server.behind_gate import Connection, Served, served
+from weighbridge.adapters.http.errors import Reply
+from weighbridge.server.protocol import LaneRoute
+
+LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
+ROAD = LANE.replace(b"/predict", b"/predict?x=1")
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+SCRIPT = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+LONG = 1000.0
+
+
+@pytest.fixture
+def here(log: Log) -> Iterator[Served]:
+    with served(log, log_requests="all", max_pipelined=5, max_in_flight=3, max_body_bytes=10_000) as started:
+        yield started
+
+
+def codes(written: bytes) -> list[str]:
+    """The codes of the problems among the replies."""
+    return [part.partition(b'"')[0].decode() for part in written.split(b'"code":"')[1:] if b"request_id" in part]
+
+
+@pytest.mark.parametrize("head", [LANE, ROAD], ids=["fast lane", "ordinary road"])
+def test_a_request_gets_the_same_reply_wherever_it_is_cut(here: Served, head: bytes) -> None:
+    whole = head + GOOD
+    connection = here.connect()
+    expected = connection.feed(whole)
+
+    assert expected.startswith(OK)
+    assert {connection.feed(whole[:at], whole[at:]) for at in range(1, len(whole))} == {expected}
+
+
+def test_both_roads_write_the_same(here: Served) -> None:
+    assert here.connect().feed(LANE + GOOD) == here.connect().feed(ROAD + GOOD)
+
+
+def test_a_route_that_raises_is_answered_with_an_internal_error_and_the_connection_goes_on(here: Served) -> None:
+    def call(_headers: object, _body: object, _request_id: str) -> Reply:
+        raise ZeroDivisionError("the needle")
+
+    route = here.lane.routes[b"GET", b"/health"]
+    here.lane.routes[b"GET", b"/health"] = LaneRoute(call, route.metrics)
+    connection = here.connect()
+    failed = connection.feed(HEALTH)
+
+    assert failed.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert codes(failed) == ["internal_error"]
+    assert b"needle" not in failed
+    assert connection.feed(LANE + GOOD).startswith(OK)
+
+
+def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(here: Served) -> None:
+    connection = here.connect()
+    del connection.protocol._lane
+    written = connection.feed(HEALTH)
+
+    assert written.startswith(b"HTTP/1.1 500 ")
+    assert codes(written) == ["internal_error"]
+    assert b"\r\nconnection: close\r\n" in written
+
+
+def test_more_requests_at_once_than_the_application_may_work_on_are_refused(here: Served) -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    connection = here.connect()
+    loop = connection.protocol.loop
+    busy = [loop.create_task(work()) for _ in range(3)]
+    here.state.tasks.update(busy)
+    connection.protocol.data_received(MISSING)
+    here.state.tasks.difference_update(busy)
+    for task in busy:
+        task.cancel()
+    loop.run_until_complete(asyncio.wait(busy))
+
+    assert connection.transport.written.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert codes(connection.transport.written) == ["overloaded"]
+    assert b"\r\nretry-after: " in connection.transport.written
+
+
+def test_a_refusal_waits_for_the_replies_before_it_and_nothing_after_it_counts(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.data_received(MISSING + b"GET /health HTTP/2.0\r\nHost: x\r\n\r\n")
+    assert not connection.transport.reading
+    connection.protocol.flow.resume_reading()  # as uvicorn does when the application asks for a body
+    connection.protocol.data_received(b"\0")
+    connection.settle()
+
+    assert codes(connection.transport.written) == ["not_found", "http_version_not_supported"]
+
+
+def test_more_requests_than_may_wait_for_their_turn_are_refused(here: Served) -> None:
+    connection = here.connect()
+    for _ in range(6):
+        connection.protocol.data_received(MISSING)
+    connection.protocol.data_received(MISSING)
+    connection.settle()
+
+    assert codes(connection.transport.written) == ["not_found"] * 6 + ["overloaded"]
+
+
+def test_the_last_reply_before_the_end_is_followed_by_none(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(LANE)
+    connection.protocol.shutdown()
+    written = connection.feed(GOOD + LANE + GOOD + b"\0")
+
+    assert written.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nconnection: close\r\n" in written
+    assert connection.transport.closing
+
+
+def test_what_is_in_hand_at_the_end_is_answered(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.data_received(MISSING)
+    connection.protocol.shutdown()
+    connection.settle()
+
+    assert codes(connection.transport.written) == ["not_found"]
+    assert b"\r\nconnection: close\r\n" in connection.transport.written
+    assert connection.transport.closing
+
+
+def test_what_was_sent_ahead_is_answered_at_the_end(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.data_received(MISSING + MISSING + MISSING)
+    connection.protocol.shutdown()
+    connection.settle()
+
+    assert codes(connection.transport.written) == ["not_found"] * 3
+    assert connection.transport.written.count(b"\r\nconnection: close\r\n") == 1
+
+
+def test_a_connection_at_rest_ends_at_once(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(HEALTH)
+    connection.protocol.shutdown()
+
+    assert connection.transport.closing
+
+
+def leave_unread(connection: Connection, size: int) -> None:
+    connection.transport.unread = size
+    connection.protocol.pause_writing()
+
+
+def read_all(connection: Connection) -> None:
+    connection.transport.unread = 0
+    connection.protocol.resume_writing()
+
+
+def test_what_arrives_and_what_is_unread_are_held_together(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(LANE + GOOD[:20])
+    assert here.gate.held == 20
+
+    leave_unread(connection, 1000)
+    assert here.gate.held == 1020
+    connection.feed(GOOD[20:30])
+    assert here.gate.held == 1030
+    read_all(connection)
+    assert here.gate.held == 30
+    connection.feed(GOOD[30:])
+    assert here.gate.held == 0
+
+
+def test_what_a_lost_connection_held_is_free_again(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(LANE + GOOD[:20])
+    leave_unread(connection, 1000)
+    connection.protocol.connection_lost(None)
+
+    assert here.gate.held == 0
+    assert here.gate.connections == set()
+
+
+def test_nothing_is_read_from_a_client_that_does_not_read(here: Served) -> None:
+    connection = here.connect()
+    leave_unread(connection, 1)
+    assert not connection.transport.reading
+
+    read_all(connection)
+    assert connection.transport.reading
+
+
+def test_a_client_that_does_not_read_is_cut_off_in_time(here: Served) -> None:
+    connection = here.connect()
+    leave_unread(connection, 65536)
+    now = perf_counter()
+    connection.protocol.sweep(now + 10.5)
+    assert not connection.transport.aborted
+
+    connection.protocol.sweep(now + 11.5)
+    assert connection.transport.aborted
+
+
+def test_a_client_that_does_not_read_is_the_one_to_go_when_memory_is_short(here: Served) -> None:
+    connection = here.connect()
+    leave_unread(connection, 1000)
+    connection.protocol.shed()
+
+    assert connection.transport.aborted
+    assert here.gate.held == 0
+
+
+def test_a_body_whose_reading_was_paused_is_refused_as_too_much_not_as_too_slow(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(LANE)
+    connection.protocol.pause()
+    assert not connection.transport.reading
+    connection.protocol.sweep(perf_counter() + LONG)
+
+    assert codes(connection.transport.written) == ["overloaded"]
+
+
+def test_a_paused_connection_reads_on_when_it_may(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(LANE)
+    connection.protocol.pause()
+    connection.protocol.resume()
+
+    assert connection.transport.reading
+
+
+def test_a_request_that_the_application_works_on_has_all_the_time_it_needs(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.data_received(MISSING)
+    connection.protocol.sweep(perf_counter() + LONG)
+
+    assert not connection.transport.closing
+    connection.settle()
+    assert codes(connection.transport.written) == ["not_found"]
+
+
+def test_every_request_in_hand_hears_that_its_client_has_gone(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.data_received(SCRIPT + SCRIPT)
+    connection.protocol.connection_lost(ConnectionResetError())
+    connection.transport.closing = True
+    connection.settle()
+
+    assert connection.transport.written == b""
+
+
+def test_a_body_is_invited_when_nothing_else_is_due(here: Served) -> None:
+    connection = here.connect()
+    expecting = LANE[:-2] + b"Expect: 100-continue\r\n\r\n"
+
+    assert connection.feed(expecting) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert connection.feed(GOOD).startswith(OK)
+    assert connection.feed(MISSING + expecting).endswith(b"}HTTP/1.1 100 Continue\r\n\r\n")
