@@ -11,7 +11,8 @@ from weighbridge.adapters.http.envelope import Envelope
 from weighbridge.adapters.http.errors import install_handlers
 from weighbridge.adapters.http.fast_route import Call, FastRoute, compile_routes
 from weighbridge.container import Container
-from weighbridge.server.protocol import Lane, LaneRoute
+from weighbridge.server.head import LaneRoute
+from weighbridge.server.lane import Lane
 from weighbridge.settings import Settings, service_links
 
 

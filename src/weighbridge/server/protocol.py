@@ -3,13 +3,11 @@
 The gate judges every request before the application hears of it. The fast lane answers requests for compiled routes
 right here: no task, no ASGI messages. Everything else takes uvicorn's ordinary way, with its whole body at hand.
 
-A head that was judged once is remembered by its exact bytes, for clients repeat theirs with every request: then nothing
-is parsed but the body. The same bytes mean the same wherever a message starts, so the memory cannot mislead.
+A request whose head is known is not even parsed, but for its body.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from secrets import randbelow
 from time import perf_counter
 from typing import Any
@@ -18,78 +16,18 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from weighbridge.adapters.http.errors import Problem, Reply, internal_error
-from weighbridge.adapters.http.fast_route import Call, joined
-from weighbridge.adapters.metrics import UNROUTED, RouteMetrics
+from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, internal_error
+from weighbridge.adapters.http.fast_route import joined
+from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.server.gate import Gate
+from weighbridge.server.head import Head, body_too_large, headers_too_large, judge, url_too_long
+from weighbridge.server.lane import END_OF_HEAD, Lane
 
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
-_END_OF_HEAD = b"\r\n\r\n"
 _LINGER_SECONDS = 2.0
 _PARSED_AT_ONCE = 8192
-_LARGEST_KNOWN_HEAD = 2048
-_MOST_KNOWN_HEADS = 512
-_FORGET_SECONDS = 1.0
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
-
-
-@dataclass(frozen=True, slots=True)
-class LaneRoute:
-    """A compiled route, and where its requests are counted."""
-
-    call: Call
-    metrics: RouteMetrics
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The head of a request that has passed the gate; `length` is None for a chunked body."""
-
-    method: bytes
-    target: bytes
-    headers: dict[bytes, bytes]
-    given_id: bytes | None
-    length: int | None
-    awaits_continue: bool
-    keep_alive: bool
-    route: LaneRoute | None
-
-
-@dataclass(slots=True)
-class Lane:
-    """What the application gives the protocol, in its lifespan's state under the key `lane`.
-
-    `routes` are found by method and request target.
-    """
-
-    routes: dict[tuple[bytes, bytes], LaneRoute]
-    telemetry: RequestTelemetry
-    known_heads: dict[bytes, Head] = field(default_factory=dict)
-    _forgot: float = 0.0
-
-    def remember(self, data: bytes, head: Head) -> None:
-        """Know the head of `data`, one whole request, when it comes again."""
-        end = data.find(_END_OF_HEAD) + 4
-        if end > _LARGEST_KNOWN_HEAD or len(data) - end != head.length or not head.keep_alive:
-            return
-        if head.given_id is not None or head.awaits_continue:
-            return
-        now = perf_counter()
-        if len(self.known_heads) < _MOST_KNOWN_HEADS:
-            self.known_heads[data[:end]] = head
-        elif now - self._forgot > _FORGET_SECONDS:  # so that made-up heads can push out the real ones but rarely
-            self.known_heads.clear()
-            self._forgot = now
-
-
-class _Refusal(Exception):
-    """The request is refused; raised out of a parser's callback, it keeps anything more from being parsed."""
-
-    def __init__(self, problem: Problem, detail: str) -> None:
-        super().__init__(detail)
-        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +62,7 @@ class GateProtocol(HttpToolsProtocol):
         self._half_closed = False
         self._backlog = b""
         self._running: RequestResponseCycle | None = None
-        self._refusal: _Refusal | None = None
+        self._refusal: RefusedRequest | None = None
         self._discarded: int | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
         self._since = self._connected = perf_counter()
@@ -162,7 +100,7 @@ class GateProtocol(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         if self._at_rest:
-            end = data.find(_END_OF_HEAD) + 4
+            end = data.find(END_OF_HEAD) + 4
             head = self._known_heads.get(data[:end])
             if head is not None and len(data) - end == head.length:
                 self._answer(head, data[end:])
@@ -218,7 +156,7 @@ class GateProtocol(HttpToolsProtocol):
         if waited > limit and self._crowded:  # it was we who stopped reading
             self.shed()
         elif waited > limit:
-            self._refuse(_Refusal(Problem.REQUEST_TIMEOUT, f"expected the whole {part} of the request sooner"))
+            self._refuse(RefusedRequest(Problem.REQUEST_TIMEOUT, f"expected the whole {part} of the request sooner"))
 
     def shed(self) -> None:
         """Give up what is buffered: refuse the request, or drop the reply that nobody reads."""
@@ -226,7 +164,9 @@ class GateProtocol(HttpToolsProtocol):
             self.gate.hold(self, 0)
             self.transport.abort()
         else:
-            self._refuse(_Refusal(Problem.OVERLOADED, "expected room for the request, got none; send it again later"))
+            self._refuse(
+                RefusedRequest(Problem.OVERLOADED, "expected room to buffer this, got none; send it again later")
+            )
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -261,14 +201,13 @@ class GateProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         if self.transport.is_closing():
-            raise _Refusal(Problem.BAD_REQUEST, "expected no request after the last one of its connection")
+            raise RefusedRequest(Problem.BAD_REQUEST, "expected no request after the last one of its connection")
 
     @override
     def on_url(self, url: bytes) -> None:
         self.url += url
-        limit = self._limits.max_url_bytes
-        if len(self.url) > limit:
-            raise _Refusal(Problem.URI_TOO_LONG, f"expected a request target of at most {limit} bytes")
+        if len(self.url) > self._limits.max_url_bytes:
+            raise url_too_long(self._limits)
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -276,13 +215,13 @@ class GateProtocol(HttpToolsProtocol):
         if self._head is None:
             self.headers.append((name.lower(), value))
         elif name.lower() in _HEEDED_TRAILERS:
-            raise _Refusal(Problem.BAD_REQUEST, "expected nothing about the connection in the trailers")
+            raise RefusedRequest(Problem.BAD_REQUEST, "expected nothing about the connection in the trailers")
         if self._head_bytes > self._limits.max_header_bytes or len(self.headers) > self._limits.max_header_fields:
-            raise self._headers_too_large()
+            raise headers_too_large(self._limits)
 
     @override
     def on_headers_complete(self) -> None:
-        self._head = head = self._judge()
+        self._head = head = judge(self.parser, self.url, self.headers, self._lane.routes, self._limits)
         self._since = perf_counter()
         self._wire_bytes = 0
         self._invite(head)
@@ -296,7 +235,7 @@ class GateProtocol(HttpToolsProtocol):
                 self._body = bytearray(self._body)
             self._body += body
         if len(self._body) > self._limits.max_body_bytes:
-            raise self._body_too_large()
+            raise body_too_large(self._limits)
 
     @override
     def on_message_complete(self) -> None:
@@ -311,7 +250,7 @@ class GateProtocol(HttpToolsProtocol):
         elif len(self.tasks) < self._limits.max_in_flight:
             self._hand_over(head, body)
         else:
-            raise _Refusal(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
+            raise RefusedRequest(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
 
     # The gate
 
@@ -333,7 +272,7 @@ class GateProtocol(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal_for(exc))
-        except _Refusal as refusal:
+        except RefusedRequest as refusal:
             self._refuse(refusal)
         else:
             if self._in_message or self._backlog:
@@ -395,75 +334,35 @@ class GateProtocol(HttpToolsProtocol):
         self._feed(rest)
 
     def _check_arriving(self) -> None:
-        """Raises _Refusal for a request that hides its size from the parser's callbacks."""
+        """Raises RefusedRequest for a request that hides its size from the parser's callbacks."""
         if self._head is None:
             if self._wire_bytes > self._limits.max_header_bytes + self._limits.max_url_bytes:
-                raise self._headers_too_large()
+                raise headers_too_large(self._limits)
         elif self._wire_bytes > 2 * self._limits.max_body_bytes + self._limits.max_header_bytes:
-            raise self._body_too_large()
-
-    def _judge(self) -> Head:
-        """The head of the request whose headers are complete. Raises _Refusal."""
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            problem = Problem.BAD_REQUEST if version == "0.9" else Problem.HTTP_VERSION_NOT_SUPPORTED
-            raise _Refusal(problem, "expected HTTP/1.1 or HTTP/1.0")
-        headers = joined(self.headers)
-        host = headers.get(b"host")
-        if not (version == "1.0" if host is None else _HOST.fullmatch(host)):
-            raise _Refusal(Problem.BAD_REQUEST, "expected one Host header with a host and perhaps a port")
-        coding = headers.get(b"transfer-encoding")
-        if coding is not None and (version == "1.0" or coding.lower() != b"chunked" or b"content-length" in headers):
-            raise _Refusal(Problem.BAD_REQUEST, "expected Content-Length, or Transfer-Encoding: chunked in HTTP/1.1")
-        if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
-            raise _Refusal(Problem.EXPECTATION_FAILED, "expected no Expect header but 100-continue")
-        length = int(headers.get(b"content-length", b"0")) if coding is None else None
-        if length is not None and length > self._limits.max_body_bytes:
-            raise self._body_too_large()
-        method = self.parser.get_method()
-        return Head(
-            method=method,
-            target=self.url,
-            headers=headers,
-            given_id=headers.get(b"x-request-id"),
-            length=length,
-            awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
-            keep_alive=version == "1.1" and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
-            route=self._lane.routes.get((method, self.url)),
-        )
+            raise body_too_large(self._limits)
 
     def _invite(self, head: Head) -> None:
         """Tell a client that waits for it to send the body; while another reply is due, that comes first."""
         if head.awaits_continue and not self._answering:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _headers_too_large(self) -> _Refusal:
-        limits = self._limits
-        return _Refusal(
-            Problem.HEADERS_TOO_LARGE,
-            f"expected at most {limits.max_header_fields} headers of {limits.max_header_bytes} bytes in all",
-        )
-
-    def _body_too_large(self) -> _Refusal:
-        return _Refusal(Problem.BODY_TOO_LARGE, f"expected a body of at most {self._limits.max_body_bytes} bytes")
-
-    def _refusal_for(self, error: httptools.HttpParserError) -> _Refusal:
+    def _refusal_for(self, error: httptools.HttpParserError) -> RefusedRequest:
         raised = error.__context__
-        if isinstance(raised, _Refusal):
+        if isinstance(raised, RefusedRequest):
             return raised
         if isinstance(raised, Exception):
             self._telemetry.failed(raised, request_id=self._request_id())
-            return _Refusal(Problem.INTERNAL_ERROR, "the request is not to blame; the service's log has the cause")
+            return RefusedRequest(Problem.INTERNAL_ERROR, "the request is not to blame; see the service's log")
         if "HTTP version" in str(error):
-            return _Refusal(Problem.HTTP_VERSION_NOT_SUPPORTED, "expected HTTP/1.1 or HTTP/1.0")
-        return _Refusal(Problem.BAD_REQUEST, "expected a request by RFC 9112, got bytes that are not one")
+            return RefusedRequest(Problem.HTTP_VERSION_NOT_SUPPORTED, "expected HTTP/1.1 or HTTP/1.0")
+        return RefusedRequest(Problem.BAD_REQUEST, "expected a request by RFC 9112, got bytes that are not one")
 
     def _request_id(self) -> str:
         headers: list[tuple[bytes, bytes]] = self.headers or []
         request_id: str = self._telemetry.request_id(joined(headers).get(b"x-request-id"))
         return request_id
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, refusal: RefusedRequest) -> None:
         """Reply to what is in hand first, then with the refusal, and end the connection."""
         self._at_rest = self._in_message = False
         self._head, self._body, self._backlog = None, b"", b""
@@ -532,14 +431,14 @@ class GateProtocol(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
 
     def _hand_over(self, head: Head, body: bytes | bytearray) -> None:
-        """Let uvicorn run the application, now that the body is whole. Raises _Refusal."""
+        """Let uvicorn run the application, now that the body is whole. Raises RefusedRequest."""
         url, headers = self.url, self.headers
         try:
             parsed = httptools.parse_url(url)
         except httptools.HttpParserInvalidURLError:
             parsed = None
         if parsed is None or not parsed.path:
-            raise _Refusal(Problem.BAD_REQUEST, "expected a request target that is a path")
+            raise RefusedRequest(Problem.BAD_REQUEST, "expected a request target that is a path")
         super().on_message_begin()
         self.url = url
         self.headers += headers

@@ -13,7 +13,8 @@ from uvicorn.server import ServerState
 from tests.unit.log import Log
 from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server.gate import Gate
-from weighbridge.server.protocol import GateProtocol, Lane
+from weighbridge.server.lane import Lane
+from weighbridge.server.protocol import GateProtocol
 
 _MADE_ID = re.compile(rb"[0-9a-f]{12}-[0-9a-f]+")
 _LENGTH = re.compile(rb"(?<=content-length: )\d+")

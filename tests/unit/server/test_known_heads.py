@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Served, served
-from weighbridge.server import protocol
-from weighbridge.server.protocol import Head
+from weighbridge.server import lane
+from weighbridge.server.head import Head
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
 WHOLE = HEAD + GOOD
@@ -175,7 +175,7 @@ def test_heads_that_are_made_up_push_out_the_known_ones_but_rarely(
     with_memory: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = perf_counter() + 10
-    monkeypatch.setattr(protocol, "perf_counter", lambda: now)
+    monkeypatch.setattr(lane, "perf_counter", lambda: now)
     knowing(with_memory, *numbered(range(513)))  # the last finds no room, and all are forgotten
     assert with_memory.lane.known_heads == {}
     now += 0.9

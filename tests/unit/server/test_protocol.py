@@ -10,7 +10,7 @@ from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Connection, Served, served
 from weighbridge.adapters.http.errors import Reply
-from weighbridge.server.protocol import LaneRoute
+from weighbridge.server.head import LaneRoute
 
 LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
 ROAD = LANE.replace(b"/predict", b"/predict?x=1")
@@ -101,14 +101,14 @@ def test_a_refusal_waits_for_the_replies_before_it_and_nothing_after_it_counts(h
     assert codes(connection.transport.written) == ["not_found", "http_version_not_supported"]
 
 
-def test_more_requests_than_may_wait_for_their_turn_are_refused(here: Served) -> None:
+def test_more_requests_than_may_wait_for_their_turn_wait_unread(here: Served) -> None:
     connection = here.connect()
-    for _ in range(6):
+    for _ in range(20):
         connection.protocol.data_received(MISSING)
-    connection.protocol.data_received(MISSING)
+    assert not connection.transport.reading
     connection.settle()
 
-    assert codes(connection.transport.written) == ["not_found"] * 6 + ["overloaded"]
+    assert codes(connection.transport.written) == ["not_found"] * 20
 
 
 def test_the_last_reply_before_the_end_is_followed_by_none(here: Served) -> None:

@@ -1,0 +1,95 @@
+"""The head of a request, judged: RFC 9110 and 9112, stricter where they leave room."""
+
+import re
+from dataclasses import dataclass
+
+import httptools
+
+from weighbridge.adapters.http.errors import Problem, RefusedRequest
+from weighbridge.adapters.http.fast_route import Call, joined
+from weighbridge.adapters.metrics import RouteMetrics
+from weighbridge.settings import Settings
+
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRoute:
+    """A compiled route, and where its requests are counted."""
+
+    call: Call
+    metrics: RouteMetrics
+
+
+LaneRoutes = dict[tuple[bytes, bytes], LaneRoute]
+"""Compiled routes by method and request target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request that has passed the gate; `length` is None for a chunked body."""
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    given_id: bytes | None
+    length: int | None
+    awaits_continue: bool
+    keep_alive: bool
+    route: LaneRoute | None
+
+
+def judge(
+    parser: httptools.HttpRequestParser,
+    target: bytes,
+    lines: list[tuple[bytes, bytes]],
+    routes: LaneRoutes,
+    limits: Settings,
+) -> Head:
+    """The head whose header `lines` a parser has just completed. Raises RefusedRequest."""
+    version = parser.get_http_version()
+    if version not in ("1.1", "1.0"):
+        problem = Problem.BAD_REQUEST if version == "0.9" else Problem.HTTP_VERSION_NOT_SUPPORTED
+        raise RefusedRequest(problem, "expected HTTP/1.1 or HTTP/1.0")
+    headers = joined(lines)
+    host = headers.get(b"host")
+    if not (version == "1.0" if host is None else _HOST.fullmatch(host)):
+        raise RefusedRequest(Problem.BAD_REQUEST, "expected one Host header with a host and perhaps a port")
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and (version == "1.0" or coding.lower() != b"chunked" or b"content-length" in headers):
+        expected = "expected Content-Length, or Transfer-Encoding: chunked in HTTP/1.1"
+        raise RefusedRequest(Problem.BAD_REQUEST, expected)
+    if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+        raise RefusedRequest(Problem.EXPECTATION_FAILED, "expected no Expect header but 100-continue")
+    length = int(headers.get(b"content-length", b"0")) if coding is None else None
+    if length is not None and length > limits.max_body_bytes:
+        raise body_too_large(limits)
+    method = parser.get_method()
+    return Head(
+        method=method,
+        target=target,
+        headers=headers,
+        given_id=headers.get(b"x-request-id"),
+        length=length,
+        awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
+        keep_alive=version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade(),
+        route=routes.get((method, target)),
+    )
+
+
+def url_too_long(limits: Settings) -> RefusedRequest:
+    """The refusal of a request target beyond the limit."""
+    return RefusedRequest(Problem.URI_TOO_LONG, f"expected a request target of at most {limits.max_url_bytes} bytes")
+
+
+def headers_too_large(limits: Settings) -> RefusedRequest:
+    """The refusal of headers beyond the limits."""
+    return RefusedRequest(
+        Problem.HEADERS_TOO_LARGE,
+        f"expected at most {limits.max_header_fields} headers of {limits.max_header_bytes} bytes in all",
+    )
+
+
+def body_too_large(limits: Settings) -> RefusedRequest:
+    """The refusal of a body beyond the limit."""
+    return RefusedRequest(Problem.BODY_TOO_LARGE, f"expected a body of at most {limits.max_body_bytes} bytes")
