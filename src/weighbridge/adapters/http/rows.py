@@ -27,7 +27,7 @@ def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | N
             return None
         flat = np.frombuffer(document["instances"].as_buffer(of_type="d"))
         scale_factor = document["scale_factor"] if len(keys) > 1 else 1.0
-    except (AttributeError, TypeError, ValueError):  # what simdjson raises for what it does not take
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # what simdjson raises for what it does not take
         return None
     if type(scale_factor) not in (int, float) or not scale_factor > 0 or not isfinite(scale_factor):
         return None
