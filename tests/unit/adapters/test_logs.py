@@ -147,6 +147,7 @@ def test_a_descriptor_that_does_not_block_gets_every_line_whole() -> None:
     for _ in range(300):
         writer.write("x" * 1000)
     pipe.read()
+    until(lambda: len(pipe.lines) == 300)
     writer.close()
     pipe.close()
 
