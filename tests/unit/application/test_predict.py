@@ -1,9 +1,12 @@
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weighbridge.application.predict import PredictUseCase
-from weighbridge.domain.errors import FeatureCountMismatch, PredictionNotFinite, TooManyRows
+from weighbridge.domain.errors import FeatureCountMismatch, FeaturesNotFinite, PredictionNotFinite, TooManyRows
 from weighbridge.domain.weights import Weights
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -96,3 +99,30 @@ def test_a_batch_answers_as_its_rows_do_alone(
         assert caught.value.row == alone.index(None)
     else:
         assert [prediction.hex() for prediction in predict.batch(rows, scale_factor).tolist()] == alone
+
+
+def test_numbers_row_by_row_are_a_batch(predict: PredictUseCase) -> None:
+    assert predict.batch(np.array([1.5, 2.25, -0.75, 4.0, 1, 1, 1, 1])).tolist() == [-1.6875, 1.0]
+
+
+def test_numbers_that_end_within_a_row_are_refused_with_its_index(predict: PredictUseCase) -> None:
+    with pytest.raises(FeatureCountMismatch, match=r"^expected 4 features in row 2, got 3$"):
+        predict.batch(np.ones(11))
+
+
+def test_more_numbers_than_the_rows_of_one_call_are_refused(predict: PredictUseCase) -> None:
+    with pytest.raises(TooManyRows, match=r"^expected at most 3 rows, got 4; "):
+        predict.batch(np.ones(17))
+
+
+def test_a_matrix_of_another_width_is_refused(predict: PredictUseCase) -> None:
+    with pytest.raises(FeatureCountMismatch, match=r"^expected 4 features in row 0, got 3$"):
+        predict.batch(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("feature", [math.nan, math.inf, -math.inf])
+def test_a_feature_that_is_not_finite_is_refused_with_its_row(predict: PredictUseCase, feature: float) -> None:
+    with pytest.raises(FeaturesNotFinite, match=r"^expected finite features in row 1, got one that is not$") as caught:
+        predict.batch(np.array([1.0] * 6 + [feature] + [1.0] * 5))
+
+    assert caught.value.row == 1

@@ -140,6 +140,16 @@ def test_serve_names_a_port_that_is_taken() -> None:
     )
 
 
+def test_serve_names_the_tls_files_that_it_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_TLS_CERT", "no.pem")
+
+    result = run("serve", "--port", "0")
+
+    assert result.exit_code == 3
+    assert result.stderr.startswith("weighbridge: WEIGHBRIDGE_TLS_CERT: expected PEM files of a certificate")
+    assert result.stderr.endswith("got 'no.pem': No such file or directory\n")
+
+
 def test_serve_names_a_host_that_is_none_of_this_machine() -> None:
     result = run("serve", "--host", "192.0.2.1", "--port", "0")
 

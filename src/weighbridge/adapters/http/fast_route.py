@@ -7,7 +7,7 @@ Any other takes FastAPI's ordinary way, and `obstacle` says why.
 """
 
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction, signature
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ class FastRoute(APIRoute):
     def compile(self, app: FastAPI) -> Call:
         """The endpoint as one function, bound to the dependencies of an `app` that has started."""
         endpoint = self.endpoint
-        bound = {name: dependency.of(app) for name, dependency in self._application_scoped()}
+        bound = {needs.name: cast("ApplicationScoped", needs.call).of(app) for needs in self.dependant.dependencies}
         others = [bound[name] for name in signature(endpoint).parameters if name in bound]
         write = getattr(self.response_model, "write", None) or _json_writer(self.response_model)
         status = self.status_code or 200
@@ -99,11 +99,6 @@ class FastRoute(APIRoute):
                 return reply_to(exc, request_id)
 
         return answer_body
-
-    def _application_scoped(self) -> Iterator[tuple[str, ApplicationScoped]]:
-        for needs in self.dependant.dependencies:
-            if isinstance(needs.call, ApplicationScoped):
-                yield str(needs.name), needs.call
 
     def _writes_its_own_way(self) -> bool:
         return bool(

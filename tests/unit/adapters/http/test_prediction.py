@@ -1,6 +1,8 @@
 """Numbers on their way through request and reply, and the limits of a body, by the application in this process."""
 
 import json
+import math
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -184,3 +186,55 @@ def test_the_width_of_a_row_is_that_of_the_weights_in_the_settings(log: Log) -> 
     with TestClient(create_app(log.container(weights=(2.0, 3.0)))) as client:
         assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
         assert client.post("/predict", content=GOOD, headers=JSON).json()["detail"] == "expected 2 features, got 4"
+
+
+ROWS = struct.pack("<8d", 1.5, 2.25, -0.75, 4.0, 1, 1, 1, 1)
+BINARY = {"content-type": "application/octet-stream"}
+
+
+@pytest.mark.parametrize("media_type", ["application/octet-stream", "Application/Octet-Stream; v=1"])
+def test_rows_may_come_as_bytes(client: TestClient, media_type: str) -> None:
+    reply = client.post("/predict/batch", content=ROWS, headers={"content-type": media_type})
+
+    assert reply.json() == {"predictions": [-1.6875, 1.0], "status": "success"}
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/octet-stream", "application/octet-stream"),
+        ("application/octet-stream, */*", "application/octet-stream"),
+        ("application/json, application/octet-stream", "application/json"),
+        ("*/*", "application/json"),
+    ],
+)
+def test_scores_are_bytes_for_who_asks_for_that(client: TestClient, accept: str, media_type: str) -> None:
+    reply = client.post("/predict/batch", content=ROWS, headers=BINARY | {"accept": accept})
+
+    assert reply.headers["content-type"] == media_type
+    if media_type == BINARY["content-type"]:
+        assert struct.unpack("<2d", reply.content) == (-1.6875, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 422, "input_invalid"),
+        (ROWS[:-1], 422, "input_invalid"),
+        (ROWS[:-8], 400, "feature_count_mismatch"),
+        (ROWS + struct.pack("<4d", 1, math.nan, 1, 1), 422, "features_not_finite"),
+        (struct.pack("<4d", 1e308, -1e308, 1e308, 0), 422, "prediction_not_finite"),
+    ],
+)
+def test_bytes_that_are_no_rows_of_the_model_are_refused(
+    client: TestClient, body: bytes, status: int, code: str
+) -> None:
+    reply = client.post("/predict/batch", content=body, headers=BINARY)
+
+    assert (reply.status_code, reply.json()["code"]) == (status, code)
+
+
+def test_compressed_bytes_are_refused(client: TestClient) -> None:
+    reply = client.post("/predict/batch", content=ROWS, headers=BINARY | {"content-encoding": "gzip"})
+
+    assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
