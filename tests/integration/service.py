@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -34,6 +34,16 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         timeout=DEADLINE,
         env=environment(settings),
     )
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those from which the system gives clients theirs."""
+    return next(filter(_is_free, range(20_000 + os.getpid() % 10_000, 32_000)))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 class Lines:
@@ -93,8 +103,12 @@ class Service:
     def exchange(self, request: bytes) -> bytes:
         """Everything that comes back for what is sent, until the service closes the connection."""
         with self.connect() as connection:
-            connection.sendall(request)
-            return read_to_the_end(connection)
+            # From a thread: a service that waits for its replies to be read reads no further requests.
+            sender = threading.Thread(target=_send, args=(connection, request), daemon=True)
+            sender.start()
+            received = read_to_the_end(connection)
+            sender.join(DEADLINE)
+        return received
 
     def refuses(self) -> bool:
         """Whether nobody listens on the port any more."""
@@ -119,6 +133,11 @@ class Service:
         """What it wrote to standard error."""
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
+
+
+def _send(connection: socket.socket, request: bytes) -> None:
+    with suppress(ConnectionError):  # a service that refuses a request need not read all of it
+        connection.sendall(request)
 
 
 def read_to_the_end(connection: socket.socket) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.integration.service import COMMAND, Lines, environment, run, serving
+from tests.integration.service import COMMAND, Lines, environment, free_port, run, serving
 from tests.waiting import DEADLINE, until
 from weighbridge import __version__
 
@@ -56,8 +56,7 @@ def test_the_command_and_the_module_are_the_same() -> None:
 
 
 def test_a_service_starts_with_its_standard_streams_closed() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = shlex.join([*COMMAND, "serve", "--port", str(port), "--log-requests", "all"])
 
     process = subprocess.Popen(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=environment({}))
