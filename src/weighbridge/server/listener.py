@@ -47,12 +47,6 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             raise InvalidSettings("WEIGHBRIDGE_TLS_CERT: expected a PEM file, since TLS has other settings, got none")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(cert, key, password="")  # an encrypted key would ask the terminal
-    except OSError as exc:
-        files = f"{cert!r} and {key!r}" if key is not None else repr(cert)
-        expected = "expected PEM files of a certificate and, here or as WEIGHBRIDGE_TLS_KEY, its key"
-        raise InvalidSettings(f"WEIGHBRIDGE_TLS_CERT: {expected}, got {files}: {exc.strerror}") from exc
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)
@@ -60,6 +54,12 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             expected = "expected a PEM file of certificates"
             raise InvalidSettings(f"WEIGHBRIDGE_TLS_CLIENT_CA: {expected}, got {client_ca!r}: {exc.strerror}") from exc
         context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(cert, key, password="")  # an encrypted key would ask the terminal
+    except OSError as exc:
+        files = f"{cert!r} and {key!r}" if key is not None else repr(cert)
+        expected = "expected PEM files of a certificate and, here or as WEIGHBRIDGE_TLS_KEY, its key"
+        raise InvalidSettings(f"WEIGHBRIDGE_TLS_CERT: {expected}, got {files}: {exc.strerror}") from exc
     return context
 
 

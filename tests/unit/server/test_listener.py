@@ -88,6 +88,10 @@ def test_without_settings_there_is_no_tls() -> None:
     ("settings", "line"),
     [
         ({"tls_key": "key.pem"}, "WEIGHBRIDGE_TLS_CERT: expected a PEM file, since TLS has other settings, got none"),
+        (
+            {"tls_cert": "no.pem", "tls_client_ca": "ca.pem"},
+            "WEIGHBRIDGE_TLS_CLIENT_CA: expected a PEM file of certificates, got 'ca.pem': No such file or directory",
+        ),
         ({"tls_cert": "no.pem"}, "here or as WEIGHBRIDGE_TLS_KEY, its key, got 'no.pem': No such file or directory"),
         ({"tls_cert": "no.pem", "tls_key": "key.pem"}, "got 'no.pem' and 'key.pem': No such file or directory"),
     ],

@@ -72,17 +72,12 @@ def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(here: Serve
 
 
 def test_more_requests_at_once_than_the_application_may_work_on_are_refused(here: Served) -> None:
-    async def work() -> None:
-        await asyncio.Event().wait()
-
     connection = here.connect()
     loop = connection.protocol.loop
-    busy = [loop.create_task(work()) for _ in range(3)]
+    busy = [loop.create_task(asyncio.sleep(0)) for _ in range(3)]
     here.state.tasks.update(busy)
     connection.protocol.data_received(MISSING)
     here.state.tasks.difference_update(busy)
-    for task in busy:
-        task.cancel()
     loop.run_until_complete(asyncio.wait(busy))
 
     assert connection.transport.written.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -109,6 +104,27 @@ def test_more_requests_than_may_wait_for_their_turn_wait_unread(here: Served) ->
     connection.settle()
 
     assert codes(connection.transport.written) == ["not_found"] * 20
+
+
+def test_what_waits_behind_an_unread_reply_is_answered_even_after_the_client_has_said_its_last(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.pause_writing()
+    connection.protocol.data_received(LANE)
+    assert connection.transport.written == b""
+    assert connection.protocol.eof_received()
+    connection.protocol.resume_writing()
+
+    assert connection.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert connection.transport.closing
+
+
+def test_a_reply_to_a_client_that_has_gone_starts_no_other(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.data_received(MISSING + MISSING)
+    connection.transport.closing = True
+    connection.settle()
+
+    assert codes(connection.transport.written) == ["not_found"]
 
 
 def test_the_last_reply_before_the_end_is_followed_by_none(here: Served) -> None:

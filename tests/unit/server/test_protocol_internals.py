@@ -73,8 +73,7 @@ OF_A_CYCLE = {
 }
 
 
-def moved(what: str) -> str:
-    return f"uvicorn {version('uvicorn')} has moved {what}, on which weighbridge.server builds; see {__name__}"
+MOVED = f"uvicorn {version('uvicorn')} has moved what weighbridge.server builds on, see {__name__}: "
 
 
 @pytest.fixture
@@ -88,63 +87,63 @@ def connection(log: Log) -> Iterator[Connection]:
 
 
 def test_uvicorn_is_the_version_whose_inside_is_known() -> None:
-    assert version("uvicorn").startswith(f"{PINNED}."), moved("on as a whole")
+    assert version("uvicorn").startswith(f"{PINNED}."), MOVED + "on as a whole"
 
 
 @pytest.mark.parametrize(("name", "parameters"), OVERRIDDEN.items(), ids=OVERRIDDEN)
 def test_the_protocol_has_the_methods_that_ours_override(name: str, parameters: tuple[str, ...]) -> None:
     method = getattr(HttpToolsProtocol, name, None)
 
-    assert method, moved(f"HttpToolsProtocol.{name}")
-    assert tuple(signature(method).parameters) == parameters, moved(f"the parameters of HttpToolsProtocol.{name}")
+    assert method, MOVED + f"HttpToolsProtocol.{name}"
+    assert tuple(signature(method).parameters) == parameters, MOVED + f"the parameters of HttpToolsProtocol.{name}"
 
 
 def test_the_protocol_has_no_methods_that_are_not_known_here() -> None:
     methods = {name for name, value in vars(HttpToolsProtocol).items() if callable(value)}
 
-    assert methods == OVERRIDDEN.keys() | NEVER_REACHED, moved("methods of HttpToolsProtocol")
+    assert methods == OVERRIDDEN.keys() | NEVER_REACHED, MOVED + "methods of HttpToolsProtocol"
 
 
 @pytest.mark.parametrize(("name", "kind"), OF_A_CONNECTION.items(), ids=OF_A_CONNECTION)
 def test_a_connection_has_the_members_that_ours_use(connection: Connection, name: str, kind: type) -> None:
-    assert isinstance(getattr(connection.protocol, name, None), kind), moved(f"HttpToolsProtocol.{name}")
+    assert isinstance(getattr(connection.protocol, name, None), kind), MOVED + f"HttpToolsProtocol.{name}"
 
 
 @pytest.mark.parametrize(("name", "kind"), OF_A_CYCLE.items(), ids=OF_A_CYCLE)
 def test_a_request_in_hand_has_the_members_that_ours_use(connection: Connection, name: str, kind: type) -> None:
-    assert isinstance(getattr(connection.protocol.cycle, name, None), kind), moved(f"RequestResponseCycle.{name}")
+    assert isinstance(getattr(connection.protocol.cycle, name, None), kind), MOVED + f"RequestResponseCycle.{name}"
 
 
 def test_a_request_behind_another_waits_in_the_pipeline(connection: Connection) -> None:
     [(cycle, app)] = connection.protocol.pipeline
 
-    assert cycle is connection.protocol.cycle, moved("the pipeline's cycles")
-    assert app is connection.protocol.app, moved("the pipeline's applications")
+    assert cycle is connection.protocol.cycle, MOVED + "the pipeline's cycles"
+    assert app is connection.protocol.app, MOVED + "the pipeline's applications"
 
 
 @pytest.mark.parametrize("name", ["pause_reading", "resume_reading", "pause_writing", "resume_writing"])
 def test_flow_control_is_asked_as_before(name: str) -> None:
-    assert callable(getattr(FlowControl, name, None)), moved(f"FlowControl.{name}")
+    assert callable(getattr(FlowControl, name, None)), MOVED + f"FlowControl.{name}"
 
 
 def test_flow_control_says_whether_writing_is_paused(connection: Connection) -> None:
-    assert connection.protocol.flow.write_paused is False, moved("FlowControl.write_paused")
+    assert connection.protocol.flow.write_paused is False, MOVED + "FlowControl.write_paused"
 
 
 def test_a_status_line_is_found_by_its_status() -> None:
-    assert STATUS_LINE[404] == b"HTTP/1.1 404 Not Found\r\n", moved("STATUS_LINE")
+    assert STATUS_LINE[404] == b"HTTP/1.1 404 Not Found\r\n", MOVED + "STATUS_LINE"
 
 
 @pytest.mark.parametrize("name", ["startup", "capture_signals", "run"])
 def test_the_server_has_the_methods_that_ours_use(name: str) -> None:
-    assert callable(getattr(Server, name, None)), moved(f"Server.{name}")
+    assert callable(getattr(Server, name, None)), MOVED + f"Server.{name}"
 
 
 @pytest.mark.parametrize("name", ["should_exit", "force_exit"])
 def test_the_server_is_ended_as_before(name: str) -> None:
     server = Server(uvicorn.Config("nothing:app", log_config=None))
 
-    assert getattr(server, name, None) is False, moved(f"Server.{name}")
+    assert getattr(server, name, None) is False, MOVED + f"Server.{name}"
 
 
 def test_the_servers_headers_are_a_new_list_whenever_they_change() -> None:
@@ -153,8 +152,8 @@ def test_the_servers_headers_are_a_new_list_whenever_they_change() -> None:
     before = server.server_state.default_headers
     asyncio.run(server.on_tick(10))
 
-    assert [name for name, _ in before] == [b"date"], moved("ServerState.default_headers")
-    assert server.server_state.default_headers is not before, moved("ServerState.default_headers")
+    assert [name for name, _ in before] == [b"date"], MOVED + "ServerState.default_headers"
+    assert server.server_state.default_headers is not before, MOVED + "ServerState.default_headers"
 
 
 class Raising:
