@@ -109,7 +109,7 @@ def test_more_requests_than_may_wait_for_their_turn_wait_unread(here: Served) ->
 def test_what_waits_behind_an_unread_reply_is_answered_even_after_the_client_has_said_its_last(here: Served) -> None:
     connection = here.connect()
     connection.protocol.pause_writing()
-    connection.protocol.data_received(LANE)
+    connection.protocol.data_received(LANE + GOOD)
     assert connection.transport.written == b""
     assert connection.protocol.eof_received()
     connection.protocol.resume_writing()
