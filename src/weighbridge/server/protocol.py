@@ -25,6 +25,7 @@ from weighbridge.server.head import Head, body_too_large, headers_too_large, jud
 from weighbridge.server.lane import END_OF_HEAD, Lane
 
 _LINGER_SECONDS = 2.0
+_HIGH_WATER_OF_TLS = 16 * 1024
 _PARSED_AT_ONCE = 8192
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
@@ -80,10 +81,9 @@ class GateProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.gate.connections.add(self)
-        if self.scheme == "http":
-            # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
-            # Not with TLS: its transport would wait for a reader while it still shakes hands.
-            self.transport.set_write_buffer_limits(high=0)
+        # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
+        # Not at once with TLS: the last of the handshake, unsent when this is called, would pause all for ever.
+        self.transport.set_write_buffer_limits(high=0 if self.scheme == "http" else _HIGH_WATER_OF_TLS)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
