@@ -57,8 +57,11 @@ def wrapped(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.soc
 
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
-    """Two services as they ship."""
-    with serving(FAST_LANE="true") as lane, serving(FAST_LANE="false") as road:
+    """Two services as they ship, but that they do not wait as long."""
+    with (
+        serving(FAST_LANE="true", HEADER_TIMEOUT="2", BODY_TIMEOUT="2") as lane,
+        serving(FAST_LANE="false", HEADER_TIMEOUT="2", BODY_TIMEOUT="2") as road,
+    ):
         yield Pair(lane, road)
 
 
