@@ -25,6 +25,7 @@ from weighbridge.server.head import Head, body_too_large, headers_too_large, jud
 from weighbridge.server.lane import END_OF_HEAD, Lane
 
 _LINGER_SECONDS = 2.0
+_HIGH_WATER_OF_TLS = 16 * 1024
 _PARSED_AT_ONCE = 8192
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
@@ -80,10 +81,9 @@ class GateProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.gate.connections.add(self)
-        if self.scheme == "http":
-            # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
-            # Not with TLS: its transport would wait for a reader while it still shakes hands.
-            self.transport.set_write_buffer_limits(high=0)
+        # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
+        # Not at once with TLS: the last of the handshake, unsent when this is called, would pause all for ever.
+        self.transport.set_write_buffer_limits(high=0 if self.scheme == "http" else _HIGH_WATER_OF_TLS)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -113,7 +113,7 @@ class GateProtocol(HttpToolsProtocol):
         self._half_closed = self._answering or bool(self._backlog)
         if self._answering and not self._backlog:
             self.cycle.keep_alive = False
-        return self._half_closed
+        return self._half_closed and self.transport.can_write_eof()
 
     @override
     def pause_writing(self) -> None:
@@ -134,17 +134,17 @@ class GateProtocol(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """End what has waited too long."""
         waited = now - self._since
-        if self._at_rest and self._unread_since is None:  # as most connections are
-            fresh = self._since == self._connected
-            if waited > (self._limits.header_timeout if fresh else self._limits.keep_alive_timeout):
-                self.transport.close()
-        elif self._unread_since is not None:
+        if self._unread_since is not None:
             unread = self.transport.get_write_buffer_size()
             if now - self._unread_since > _allowance(self._limits.write_timeout, unread):
                 self.transport.abort()
-        elif self._discarded is not None:
+        elif self._discarded is not None or self.transport.is_closing():  # with TLS, until the client closes, too
             if waited > _LINGER_SECONDS:
                 self.transport.abort()
+        elif self._at_rest:
+            fresh = self._since == self._connected
+            if waited > (self._limits.header_timeout if fresh else self._limits.keep_alive_timeout):
+                self._close()
         elif self._in_message:
             self._sweep_arriving(waited)
 
@@ -185,7 +185,7 @@ class GateProtocol(HttpToolsProtocol):
         if self._answering:
             self.cycle.keep_alive = False
         elif not self._in_message:
-            self.transport.close()
+            self._close()
 
     # Called by the parser
 
@@ -316,7 +316,7 @@ class GateProtocol(HttpToolsProtocol):
             self._at_rest = not self._in_message and not self._answering
             self._parse(backlog)
             if self._half_closed and not self._answering and not self._backlog:
-                self.transport.close()
+                self._close()
         self._throttle()
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
@@ -395,7 +395,11 @@ class GateProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:  # TLS has no half-closed state
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._since = perf_counter()
+        self.transport.close()
 
     # The two roads
 
@@ -419,7 +423,7 @@ class GateProtocol(HttpToolsProtocol):
             self._at_rest = True
             self._answered = head
         else:
-            self.transport.close()
+            self._close()
 
     def _write(self, reply: Reply, request_id: str, *, end: str) -> None:
         status, media_type, body = reply
@@ -464,13 +468,14 @@ class GateProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Called by uvicorn when the application has answered the oldest request in hand."""
         if self.transport.is_closing():
+            self._since = perf_counter()
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
             self._refuse(self._refusal)
         elif self._ending or (self._half_closed and not self._backlog):
-            self.transport.close()
+            self._close()
         elif not self._in_message:
             self._since = perf_counter()
             self._at_rest = True

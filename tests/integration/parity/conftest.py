@@ -1,9 +1,11 @@
 """Pairs of services that differ in nothing but the road: all that they are sent must be answered alike."""
 
 import re
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -35,20 +37,31 @@ class Pair:
         assert lane == road
         return lane
 
+    @contextmanager
+    def connect(self, service: Service) -> Iterator[Wire]:
+        """A connection to one of the two."""
+        with service.connect() as plain, wrapped(plain, self.tls) as connection:
+            yield Wire(connection)
+
     def _exchange(self, service: Service, *pieces: bytes) -> bytes:
-        with service.connect() as plain:
-            connection = plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname="localhost")
-            with connection:
-                client = Wire(connection)
-                client.send(*pieces)
-                written = client.rest()
+        with self.connect(service) as client:
+            client.send(*pieces)
+            written = client.rest()
         return DATE.sub(b"", LENGTH_OF_A_PROBLEM.sub(b"", MADE_ID.sub(b"(made)", written)))
+
+
+def wrapped(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
+    """The connection, by TLS or as it is."""
+    return connection if tls is None else tls.wrap_socket(connection, server_hostname="localhost")
 
 
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
-    """Two services as they ship."""
-    with serving(FAST_LANE="true") as lane, serving(FAST_LANE="false") as road:
+    """Two services as they ship, but that they do not wait as long."""
+    with (
+        serving(FAST_LANE="true", HEADER_TIMEOUT="2", BODY_TIMEOUT="2") as lane,
+        serving(FAST_LANE="false", HEADER_TIMEOUT="2", BODY_TIMEOUT="2") as road,
+    ):
         yield Pair(lane, road)
 
 

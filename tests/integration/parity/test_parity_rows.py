@@ -70,7 +70,7 @@ def test_a_batch_of_integers_is_read_quickly(rows: list[list[float]], indent: in
     assert check(json.dumps({"scale_factor": 1, "instances": integers}, indent=indent).encode())
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(rows=rows_of_literals, scale_factor=literals, mutated=mutations)
 def test_what_is_read_quickly_pydantic_reads_alike(
     rows: str, scale_factor: str, mutated: list[tuple[int, int, bytes]]
@@ -83,7 +83,7 @@ def test_what_is_read_quickly_pydantic_reads_alike(
     check(body)
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(rows=rectangular, mutated=mutations)
 def test_what_is_read_quickly_after_a_mutation_pydantic_reads_alike(
     rows: list[list[float]], mutated: list[tuple[int, int, bytes]]

@@ -2,6 +2,7 @@
 
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -51,12 +52,7 @@ def roads(pair: Pair) -> dict[str, Service]:
 
 @pytest.mark.parametrize("road", ["fast lane", "ordinary road"])
 def test_a_client_that_is_still_sending_over_tls_can_read_that_its_body_is_too_large(tls_pair: Pair, road: str) -> None:
-    assert tls_pair.tls is not None
-    with (
-        roads(tls_pair)[road].connect() as plain_connection,
-        tls_pair.tls.wrap_socket(plain_connection, server_hostname="localhost") as connection,
-    ):
-        client = Wire(connection)
+    with tls_pair.connect(roads(tls_pair)[road]) as client:
         client.send(head(b"POST", b"/predict", JSON, b"Content-Length: %d" % (2 * LARGEST_BODY)))
         for _ in range(16):
             client.send(b" " * (LARGEST_BODY // 32))
@@ -71,18 +67,13 @@ def test_a_client_of_the_authority_is_let_in(mutual_pair: Pair) -> None:
 
 @pytest.mark.parametrize("road", ["fast lane", "ordinary road"])
 def test_a_client_without_a_certificate_is_not_let_in(mutual_pair: Pair, certificates: Certificates, road: str) -> None:
-    stranger = certificates.client(with_certificate=False)
-    answer = b""
-    with (
-        suppress(ssl.SSLError, ConnectionError),
-        roads(mutual_pair)[road].connect() as plain_connection,
-        stranger.wrap_socket(plain_connection, server_hostname="localhost") as connection,
-    ):
-        client = Wire(connection)
-        client.send(post(b"/predict"))
-        answer = client.rest()
+    received = b""
+    strangers = replace(mutual_pair, tls=certificates.client(with_certificate=False))
+    with suppress(ssl.SSLError, ConnectionError), strangers.connect(roads(mutual_pair)[road]) as stranger:
+        stranger.send(post(b"/predict"))
+        received = stranger.rest()
 
-    assert answer == b""
+    assert received == b""
 
 
 @pytest.mark.parametrize("road", ["fast lane", "ordinary road"])
