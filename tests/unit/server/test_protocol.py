@@ -106,15 +106,19 @@ def test_more_requests_than_may_wait_for_their_turn_wait_unread(here: Served) ->
     assert codes(connection.transport.written) == ["not_found"] * 20
 
 
-def test_what_waits_behind_an_unread_reply_is_answered_even_after_the_client_has_said_its_last(here: Served) -> None:
+@pytest.mark.parametrize(("request_", "status"), [(LANE + GOOD, b"200 OK"), (MISSING, b"404 Not Found")])
+def test_what_waits_behind_an_unread_reply_is_answered_even_after_the_client_has_said_its_last(
+    here: Served, request_: bytes, status: bytes
+) -> None:
     connection = here.connect()
     connection.protocol.pause_writing()
-    connection.protocol.data_received(LANE + GOOD)
+    connection.protocol.data_received(request_)
     assert connection.transport.written == b""
     assert connection.protocol.eof_received()
     connection.protocol.resume_writing()
+    connection.settle()
 
-    assert connection.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert connection.transport.written.startswith(b"HTTP/1.1 " + status + b"\r\n")
     assert connection.transport.closing
 
 
