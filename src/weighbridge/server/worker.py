@@ -34,7 +34,11 @@ class _Server(uvicorn.Server):
         handshake_timeout = None if context is None else self._gate.settings.header_timeout
         self.servers.append(
             await loop.create_server(
-                self._connection, sock=self._listener, ssl=context, ssl_handshake_timeout=handshake_timeout
+                self._connection,
+                sock=self._listener,
+                backlog=self.config.backlog,
+                ssl=context,
+                ssl_handshake_timeout=handshake_timeout,
             )
         )
         self._gate.start(loop)
