@@ -1,5 +1,6 @@
 """The service's description of itself: /openapi.json, and /docs with assets that need no internet."""
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -42,7 +43,13 @@ def asset(name: str) -> Response:
     if name not in _ASSETS:
         raise HTTPException(404)
     # Whole, and no FileResponse: that answers a bad Range with a text of its own instead of problem details.
-    return Response((files("fastapi_offline") / "static" / name).read_bytes(), media_type=_ASSETS[name])
+    return Response(_content(name), media_type=_ASSETS[name])
+
+
+@cache
+def _content(name: str) -> bytes:
+    """Read once: so a thousand clients that wait for the same file hold one copy of it."""
+    return (files("fastapi_offline") / "static" / name).read_bytes()
 
 
 def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
