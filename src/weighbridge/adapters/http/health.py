@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from weighbridge.adapters.http.dependencies import ReadinessDep
 from weighbridge.adapters.http.errors import Problem
@@ -16,6 +16,8 @@ router = APIRouter(route_class=FastRoute, tags=["health"])
 class Health(BaseModel):
     """The service answers."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "healthy", "engine": "FastAPI-ML"}]})
+
     status: Literal["healthy"] = "healthy"
     engine: Literal["FastAPI-ML"] = "FastAPI-ML"
 
@@ -23,11 +25,15 @@ class Health(BaseModel):
 class Live(BaseModel):
     """The process runs."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "live"}]})
+
     status: Literal["live"] = "live"
 
 
 class Ready(BaseModel):
     """The process takes requests."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ready"}]})
 
     status: Literal["ready"] = "ready"
 

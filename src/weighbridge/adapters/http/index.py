@@ -1,7 +1,7 @@
 """Where a newcomer who knows only the address finds everything else."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from weighbridge import __version__
 from weighbridge.adapters.http.fast_route import FastRoute
@@ -19,6 +19,19 @@ class Links(BaseModel):
 
 class Index(BaseModel):
     """What this service is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "weighbridge",
+                    "version": __version__,
+                    "models": ["default"],
+                    "links": {"docs": "/docs", "health": "/health", "openapi": "/openapi.json"},
+                }
+            ]
+        }
+    )
 
     name: str = "weighbridge"
     version: str = __version__

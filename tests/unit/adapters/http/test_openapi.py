@@ -70,6 +70,13 @@ def test_the_schemas_of_a_prediction_are_model_input_and_model_output(document: 
     assert list(references(operation["responses"]["200"])) == ["#/components/schemas/ModelOutput"]
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz"])
+def test_what_needs_no_body_replies_as_its_example_shows(client: TestClient, document: Schema, path: str) -> None:
+    [example] = schema_of(document, document["paths"][path]["get"]["responses"]["200"])["examples"]
+
+    assert client.get(path).json() == example
+
+
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_every_example_runs_as_shown(client: TestClient, document: Schema, path: str) -> None:
     operation = document["paths"][path]["post"]
