@@ -123,8 +123,22 @@ PROBLEM_OF: dict[type[WeighbridgeError], Problem] = {
 }
 
 
-def reply_to(exc: WeighbridgeError, request_id: str) -> Reply:
-    """The reply to an error that the application or the domain states."""
+Stated = WeighbridgeError | RefusedRequest | HTTPException
+"""The errors that an endpoint may raise to be answered with; any other is unforeseen."""
+
+STATED = (WeighbridgeError, RefusedRequest, HTTPException)
+
+
+def reply_to(exc: Stated, request_id: str) -> Reply:
+    """The reply to an error that the domain, the application or an endpoint states."""
+    if isinstance(exc, RefusedRequest):
+        return exc.problem.reply(str(exc), request_id)
+    if isinstance(exc, HTTPException):
+        problem, detail = {
+            404: (Problem.NOT_FOUND, "see / for what there is"),
+            405: (Problem.METHOD_NOT_ALLOWED, "see the header Allow for the methods that it takes"),
+        }.get(exc.status_code, (Problem.BAD_REQUEST, str(exc.detail)))
+        return problem.reply(detail, request_id)
     problem = PROBLEM_OF[type(exc)]
     errors = []
     if isinstance(exc, FeatureCountMismatch | FeaturesNotFinite | PredictionNotFinite):
@@ -161,23 +175,16 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> Response:
-        problem, detail = {
-            404: (Problem.NOT_FOUND, "see / for what there is"),
-            405: (Problem.METHOD_NOT_ALLOWED, "see the header Allow for the methods that it takes"),
-        }.get(exc.status_code, (Problem.BAD_REQUEST, exc.detail))
         headers = dict(exc.headers or {})
         if "GET" in headers.get("Allow", ""):
             headers["Allow"] = ", ".join(sorted({"HEAD", *headers["Allow"].split(", ")}))
-        return as_response(problem.reply(detail, request.state.request_id), headers)
+        return as_response(reply_to(exc, request.state.request_id), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> Response:
         return as_response(reply_to_items(exc.errors(), request.state.request_id, ["of the schema"]))
 
     @app.exception_handler(RefusedRequest)
-    async def refused(request: Request, exc: RefusedRequest) -> Response:
-        return as_response(exc.problem.reply(str(exc), request.state.request_id))
-
     @app.exception_handler(WeighbridgeError)
-    async def stated(request: Request, exc: WeighbridgeError) -> Response:
+    async def stated(request: Request, exc: WeighbridgeError | RefusedRequest) -> Response:
         return as_response(reply_to(exc, request.state.request_id))

@@ -19,9 +19,16 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from weighbridge.adapters.http.dependencies import ApplicationScoped
-from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, as_response, reply_to, reply_to_invalid
+from weighbridge.adapters.http.errors import (
+    STATED,
+    Problem,
+    RefusedRequest,
+    Reply,
+    as_response,
+    reply_to,
+    reply_to_invalid,
+)
 from weighbridge.application.readiness import NotReady
-from weighbridge.domain.errors import WeighbridgeError
 
 Headers = Mapping[bytes, bytes]
 """Names in lower case; the values of repeated ones joined by a comma."""
@@ -78,7 +85,7 @@ class FastRoute(APIRoute):
             def answer(headers: Headers, _body: bytes | bytearray, request_id: str) -> Reply:
                 try:
                     return status, *write(endpoint(*others), headers)
-                except WeighbridgeError as exc:
+                except STATED as exc:
                     return reply_to(exc, request_id)
 
             return answer
@@ -92,10 +99,10 @@ class FastRoute(APIRoute):
             except ValidationError as exc:
                 return reply_to_invalid(exc, request_id, model.model_fields)
             except RefusedRequest as exc:
-                return exc.problem.reply(str(exc), request_id)
+                return reply_to(exc, request_id)
             try:
                 return status, *write(endpoint(value, *others), headers)
-            except WeighbridgeError as exc:
+            except STATED as exc:
                 return reply_to(exc, request_id)
 
         return answer_body
