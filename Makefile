@@ -7,7 +7,7 @@ BENCH := .bench/environments
 PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean bench bench-quick wrk
+.PHONY: help run test check format lock clean bench bench-quick abuse wrk
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: wrk $(INSTALLED) $(BENCH)/report/installed $(PEERS:%=$(BENCH)/%/installed
 bench-quick: wrk $(INSTALLED) $(BENCH)/report/installed $(BENCH)/fastapi/installed ## in a minute, beside FastAPI only
 	$(BENCH)/report/bin/python -m benchmarks.run \
 		--servers weighbridge fastapi constant --rounds 3 --seconds 1 --starts 1
+
+abuse: $(INSTALLED) ## set hostile clients on the service, for some minutes
+	$(BIN)/python -m benchmarks.abuse
 
 wrk:
 	@command -v wrk > /dev/null || { echo 'expected wrk, got none; on Debian: apt-get update && apt-get install wrk'; exit 1; }
