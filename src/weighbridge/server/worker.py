@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import signal
 import socket
@@ -14,6 +15,18 @@ from starlette.types import ASGIApp
 from weighbridge.server.gate import Gate
 from weighbridge.server.protocol import GateProtocol
 from weighbridge.settings import Settings
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_LARGE_BLOCK = 128 * 1024
+
+
+def _keep_large_blocks_apart() -> None:
+    """Have malloc map each large block by itself, so that bodies which grow side by side leave no holes.
+
+    glibc begins so, but moves the threshold up with every large block that is freed. Other libraries have no such call.
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 class _Server(uvicorn.Server):
@@ -73,6 +86,7 @@ def serve(
 
     `on_started` is called once, when requests are answered.
     """
+    _keep_large_blocks_apart()
     gate = Gate(settings)
     config = uvicorn.Config(
         factory,
