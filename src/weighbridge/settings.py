@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -63,6 +63,16 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    workers: int = Field(
+        1, ge=0, le=1024, description="processes that answer requests; 0 does everything in the one process"
+    )
+    admin_host: str = Field("127.0.0.1", min_length=1, description="address of the admin listener")
+    admin_port: Annotated[int, Field(ge=0, le=65535)] | Literal["off"] = Field(
+        9000, description="port of the admin listener; 0 picks a free one, off does without"
+    )
+    admin_token: SecretStr | None = Field(
+        None, min_length=16, description="what the admin listener asks for; on other than loopback addresses it must"
+    )
     weights: Annotated[
         tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_json_array)
     ] = Field(
@@ -81,6 +91,15 @@ class Settings(BaseSettings):
         100, ge=1, description="most requests of a connection that wait for their replies; then it is read no further"
     )
     max_in_flight: int = Field(1000, ge=1, description="most requests that the application works on at once")
+    max_connections: int = Field(10_000, ge=1, description="most connections at once; more wait to be accepted")
+    deadline_ms: int = Field(
+        30_000,
+        ge=1,
+        description="milliseconds for a request; a client may ask for less by X-Request-Timeout-Ms",
+    )
+    max_wait_ms: int = Field(
+        1000, ge=0, description="longest estimated wait, in milliseconds; a request that would wait longer is refused"
+    )
     header_timeout: float = Field(
         5.0, gt=0, allow_inf_nan=False, description="seconds within which a request's headers must arrive"
     )
@@ -98,6 +117,15 @@ class Settings(BaseSettings):
     )
     keep_alive_timeout: float = Field(
         75.0, gt=0, allow_inf_nan=False, description="seconds that a connection may wait for its next request"
+    )
+    drain_delay: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="seconds between a signal to stop and the end of accepting"
+    )
+    drain_timeout: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="seconds that requests in hand get before the service stops"
+    )
+    hang_timeout: float = Field(
+        3.0, gt=0, allow_inf_nan=False, description="seconds without a sign of life after which a worker is replaced"
     )
     tls_cert: str | None = Field(None, description="PEM file of the certificate chain; switches TLS on")
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key")
@@ -205,7 +233,10 @@ def _wrong(field: str, came: Mapping[str, object]) -> str:
     source = next((name for name in names if name in came), None)
     if source is None:
         source = next(name for name in came if name.endswith(f": {field}"))
-    return f"{source}: expected {Settings.expectation(field)}, got {reprlib.repr(came[source])}"
+    schema = Settings.model_json_schema()["properties"][field]
+    secret = any(option.get("format") == "password" for option in schema.get("anyOf", ()))
+    value = "another" if secret else reprlib.repr(came[source])
+    return f"{source}: expected {Settings.expectation(field)}, got {value}"
 
 
 def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:
@@ -225,6 +256,12 @@ def _in_words(schema: Mapping[str, Any]) -> str:
             return f"an integer from {low} to {high}"
         case {"type": "number", "exclusiveMinimum": low}:
             return f"a finite number above {low:g}"
+        case {"type": "number", "minimum": low}:
+            return f"a finite number of at least {low:g}"
+        case {"anyOf": [{"type": "integer"} as number, {"const": word}]}:
+            return f"{_in_words(number)}, or {word}"
+        case {"anyOf": [{"format": "password", "minLength": length}, _]}:
+            return f"a text of at least {length} characters"
         case {"type": "boolean"}:
             return "true or false"
         case {"type": "integer", "minimum": low}:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from weighbridge.adapters.http.errors import Problem
+from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.metrics import BOUNDS, UNROUTED, RequestMetrics
 from weighbridge.settings import CONFIG_VARIABLE, Settings
 
@@ -120,7 +120,7 @@ def test_the_guide_names_the_setting_of_each_limit() -> None:
     guide = (ROOT / "docs/guide.md").read_text("utf-8")
     table = guide.partition("| Limit | Setting |")[2].partition("\n\n")[0]
 
-    limits = {field for field in FIELDS if field.startswith("max_") or field.endswith("_timeout")}
+    limits = {field for field in FIELDS if field.startswith("max_") or field.endswith(("_timeout", "deadline_ms"))}
 
     assert set(re.findall(r"`([A-Z_]+)`", table)) == {field.upper() for field in limits}
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import httptools
 
-from weighbridge.adapters.http.errors import Problem, RefusedRequest
 from weighbridge.adapters.http.fast_route import Call, joined
+from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.metrics import RouteMetrics
 from weighbridge.settings import Settings
 

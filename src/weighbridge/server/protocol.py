@@ -16,8 +16,8 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from weighbridge.adapters.http.errors import Problem, RefusedRequest, Reply, internal_error
 from weighbridge.adapters.http.fast_route import joined
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.server.gate import Gate

@@ -9,7 +9,7 @@ import pytest
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Connection, Served, served
-from weighbridge.adapters.http.errors import Reply
+from weighbridge.adapters.http.problems import Reply
 from weighbridge.server.head import LaneRoute
 
 LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(GOOD)

@@ -6,7 +6,8 @@ from time import perf_counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weighbridge.adapters.http.errors import as_response, internal_error
+from weighbridge.adapters.http.errors import as_response
+from weighbridge.adapters.http.problems import internal_error
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 

@@ -19,15 +19,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from weighbridge.adapters.http.dependencies import ApplicationScoped
-from weighbridge.adapters.http.errors import (
-    STATED,
-    Problem,
-    RefusedRequest,
-    Reply,
-    as_response,
-    reply_to,
-    reply_to_invalid,
-)
+from weighbridge.adapters.http.errors import STATED, as_response, reply_to, reply_to_invalid
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply
 from weighbridge.application.readiness import NotReady
 
 Headers = Mapping[bytes, bytes]

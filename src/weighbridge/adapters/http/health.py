@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from weighbridge.adapters.http.dependencies import ReadinessDep
-from weighbridge.adapters.http.errors import Problem
 from weighbridge.adapters.http.fast_route import FastRoute
 from weighbridge.adapters.http.openapi import problems
+from weighbridge.adapters.http.problems import Problem
 
 router = APIRouter(route_class=FastRoute, tags=["health"])
 

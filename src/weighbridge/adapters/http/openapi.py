@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from weighbridge.adapters.http.errors import Problem, ProblemDetails
+from weighbridge.adapters.http.errors import ProblemDetails
+from weighbridge.adapters.http.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
 
 from weighbridge.adapters.http.dependencies import PredictDep
-from weighbridge.adapters.http.errors import Problem, RefusedRequest
 from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_json, check_is_plain
 from weighbridge.adapters.http.openapi import problems
+from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.http.rows import read_batch
 
 BINARY = b"application/octet-stream"

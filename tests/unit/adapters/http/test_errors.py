@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from weighbridge.adapters.http.errors import PROBLEM_OF, Problem
+from weighbridge.adapters.http.errors import PROBLEM_OF
+from weighbridge.adapters.http.problems import Problem
 from weighbridge.application.readiness import NotReady
 from weighbridge.domain.errors import InvalidWeights, WeighbridgeError
 

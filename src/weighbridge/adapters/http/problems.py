@@ -1,0 +1,72 @@
+"""The kinds of errors as the client sees them: RFC 9457 problem details with a stable code.
+
+docs/errors.md gives the cause and the cure of each code. No framework is needed here: the supervisor answers so, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum, unique
+from typing import Any
+
+import orjson
+
+Reply = tuple[int, bytes, bytes]
+"""A whole HTTP reply, whichever road carries it: status, media type, body."""
+
+
+@unique
+class Problem(Enum):
+    """The kinds of errors: status and title; the code is the member's name in lower case."""
+
+    BAD_REQUEST = 400, "The request cannot be understood"
+    FEATURE_COUNT_MISMATCH = 400, "A row is not as wide as the model"
+    UNAUTHORIZED = 401, "The token is missing or wrong"
+    NOT_FOUND = 404, "There is nothing at this path"
+    METHOD_NOT_ALLOWED = 405, "This path does not take this method"
+    REQUEST_TIMEOUT = 408, "The request took too long to arrive"
+    BODY_TOO_LARGE = 413, "The body is too large"
+    TOO_MANY_ROWS = 413, "The batch has too many rows"
+    URI_TOO_LONG = 414, "The request target is too long"
+    UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not accepted"
+    EXPECTATION_FAILED = 417, "The expectation cannot be met"
+    JSON_INVALID = 422, "The body is not JSON"
+    INPUT_INVALID = 422, "The body does not fit the schema"
+    PREDICTION_NOT_FINITE = 422, "The prediction is not a finite number"
+    FEATURES_NOT_FINITE = 422, "A feature is not a finite number"
+    HEADERS_TOO_LARGE = 431, "The headers are too large"
+    INTERNAL_ERROR = 500, "The service failed"
+    NOT_READY = 503, "The service is not ready"
+    OVERLOADED = 503, "The service has more requests than it can hold"
+    DEADLINE_EXCEEDED = 504, "The time for the request has passed"
+    HTTP_VERSION_NOT_SUPPORTED = 505, "The version of HTTP is not supported"
+
+    def __init__(self, status: int, title: str) -> None:
+        self.status = status
+        self.title = title
+        self.code = self.name.lower()
+
+    def reply(self, detail: str, request_id: str, errors: Sequence[Mapping[str, Any]] = ()) -> Reply:
+        """The problem as a reply; `errors` say where, for what fits no model or schema."""
+        problem = {
+            "type": f"urn:weighbridge:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": detail,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if errors:
+            problem["errors"] = errors
+        return self.status, b"application/problem+json", orjson.dumps(problem)
+
+
+def internal_error(request_id: str) -> Reply:
+    """The reply to a request that failed for a reason nobody foresaw."""
+    return Problem.INTERNAL_ERROR.reply("the request is not to blame; the service's log has the cause", request_id)
+
+
+class RefusedRequest(Exception):
+    """A request that the HTTP edge itself refuses, before any use case."""
+
+    def __init__(self, problem: Problem, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = problem
