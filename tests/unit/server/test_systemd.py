@@ -1,7 +1,6 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +8,10 @@ from typing import NoReturn
 
 import pytest
 
+from tests.systemd import handing_on
 from tests.waiting import DEADLINE
 from weighbridge.server.systemd import notify, notify_reloading, watchdog_interval
 
-# Passes a descriptor on as systemd does: it is 3, and the variables name this very process.
-HAND_ON = """
-import os, sys
-descriptor, *program = sys.argv[1:]
-os.dup2(int(descriptor), 3)
-os.environ["LISTEN_PID"] = str(os.getpid() + int(os.environ.pop("OFF_BY", "0")))
-os.execv(sys.executable, [sys.executable, *program])
-"""
 INHERIT = """
 import os
 from weighbridge.server.systemd import inherited_listener
@@ -38,7 +30,7 @@ def inherited(passed: socket.socket | int, **variables: str) -> tuple[str, str]:
     """What becomes of a descriptor that is passed on, and which of the variables are left."""
     descriptor = passed if isinstance(passed, int) else passed.fileno()
     done = subprocess.run(
-        [sys.executable, "-c", HAND_ON, str(descriptor), "-c", INHERIT],
+        handing_on(descriptor, "-c", INHERIT),
         pass_fds=[descriptor],
         env={**os.environ, **variables},
         capture_output=True,
