@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvloop
@@ -64,8 +64,9 @@ class Admin:
     def send(self, *pieces: bytes) -> bytes:
         """All that comes back for these pieces, until the connection ends."""
         with self.connect() as connection:
-            for piece in pieces:
-                connection.sendall(piece)
+            with suppress(ConnectionError):  # it need not read all
+                for piece in pieces:
+                    connection.sendall(piece)
             return read_to_the_end(connection)
 
     def ask(self, path: str, *lines: str, method: str = "GET", host: str = "localhost") -> Reply:
@@ -77,14 +78,10 @@ class Admin:
 def read_to_the_end(connection: socket.socket) -> bytes:
     """All that comes; a connection that is cut ends, too."""
     received = b""
-    while True:
-        try:
-            chunk = connection.recv(65536)
-        except ConnectionResetError:
-            return received
-        if not chunk:
-            return received
-        received += chunk
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
 
 
 @contextmanager

@@ -1,12 +1,16 @@
+import asyncio
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from tests.unit.server.administered import Admin, FakeFleet, Reply, administered, read_to_the_end
-from weighbridge.server.control import WorkerReport
+from tests.unit.server.behind_gate import FakeTransport
+from weighbridge.server.control import ControlPlane, WorkerReport, _Connection
 
 CREDENTIAL = "sixteen-characters"
 PATHS = ("/", "/livez", "/readyz", "/metrics", "/workers")
@@ -210,6 +214,23 @@ def test_a_connection_takes_one_request(admin: Admin) -> None:
 
     assert received.count(b"HTTP/1.1 200 OK") == 1
     assert Reply(received).headers["connection"] == "close"
+
+
+def test_what_follows_a_request_is_dropped_even_before_it_is_answered() -> None:
+    head = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+
+    async def converse() -> bytes:
+        app = ControlPlane(FakeFleet(), token=None, failed=print)
+        transport = FakeTransport()
+        connection = _Connection({}, uvicorn.Config(app, log_config=None, ws="none"), ServerState())
+        connection.connection_made(transport)
+        connection.data_received(head + b"body")
+        connection.data_received(head)
+        await asyncio.gather(*connection.tasks)
+        connection.connection_lost(None)
+        return transport.written
+
+    assert asyncio.run(converse()).count(b"HTTP/1.1 405 ") == 1
 
 
 def test_a_request_may_come_in_pieces(admin: Admin) -> None:
