@@ -118,9 +118,9 @@ class ControlPlane:
             raise RefusedRequest(Problem.NOT_FOUND, "see / for what there is")
         endpoint = methods.get("GET" if method == "HEAD" else method)
         if endpoint is None:
-            allowed = sorted({*methods, "HEAD"} if "GET" in methods else methods)
             detail = "see the header Allow for the methods that it takes"
-            return Problem.METHOD_NOT_ALLOWED.reply(detail, request_id), [(b"allow", ", ".join(allowed).encode())]
+            allowed = ", ".join([*methods, "HEAD"]).encode()
+            return Problem.METHOD_NOT_ALLOWED.reply(detail, request_id), [(b"allow", allowed)]
         return endpoint(), []
 
     def _index(self) -> Reply:
