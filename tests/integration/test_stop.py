@@ -26,7 +26,12 @@ def test_a_signal_ends_the_service_normally(number: int) -> None:
     with serving() as service:
         assert service.stop(number) == 0
 
-        assert [event["event"] for event in service.events] == ["service_started", "listening", "service_stopped"]
+        assert [event["event"] for event in service.events] == [
+            "worker_started",
+            "service_started",
+            "listening",
+            "service_stopped",
+        ]
         assert service.complaints() == ""
 
 
