@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.contract import GOOD
-from tests.integration.service import Service, read_to_the_end, serving
-from tests.waiting import DEADLINE, until
+from tests.integration.service import Service, serving
+from tests.waiting import until
 
-PREDICT = (
-    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-    % (len(GOOD), GOOD)
+PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(GOOD),
+    GOOD,
 )
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -108,7 +108,7 @@ def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
         delays = [float(event["restart_in"]) for event in service.of("worker_died")]
 
         assert delays[-3] < delays[-2] < delays[-1]
-        assert 0.7 < delays[-1] < 1.3
+        assert 1.4 < delays[-1] < 2.6
 
 
 # Workers that hang
@@ -184,7 +184,7 @@ def test_new_workers_have_the_settings_read_anew(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_and_change_nothing(tmp_path: Path) -> None:
     config = tmp_path / "weighbridge.toml"
     config.write_text("weights = [1.0]\n")
-    with serving(CONFIG=str(config)) as service, service.client() as client:
+    with serving(CONFIG=str(config)) as service:
         config.write_text("weights = []\n")
         service.process.send_signal(signal.SIGHUP)
         until(lambda: service.of("reload_refused"))
@@ -192,7 +192,7 @@ def test_wrong_settings_are_refused_and_change_nothing(tmp_path: Path) -> None:
 
         assert service.of("reload_refused")[0]["reason"].startswith(f"{config}: weights: expected a JSON array")
         with service.connect() as connection:
-            assert ask(connection, PREDICT.replace(b"33", b"33")).startswith(b"HTTP/1.1 400 ")
+            assert ask(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_new_worker_that_does_not_come_up_changes_nothing() -> None:
@@ -232,18 +232,6 @@ def test_no_worker_outlives_the_supervisor_and_the_port_is_free() -> None:
         socket.create_server(address).close()
 
 
-def test_while_it_drains_it_serves_on_and_asks_clients_to_leave() -> None:
-    with serving(DRAIN_DELAY=str(DEADLINE)) as service, service.connect() as kept:
-        ask(kept)
-        service.process.send_signal(signal.SIGTERM)
-        until(lambda: b"connection: close" in service.exchange(PREDICT))
-        kept.sendall(PREDICT)
-
-        assert b"\r\nconnection: close\r\n" in read_to_the_end(kept)
-        assert b'"detail":"draining"' in service.exchange(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert service.stop() == 0
-
-
 def test_a_service_that_is_stopped_before_it_has_started_ends_normally() -> None:
     with serving() as service:
         service.process.send_signal(signal.SIGHUP)
@@ -266,13 +254,16 @@ def test_a_request_that_takes_too_long_to_finish_is_cut() -> None:
 
 @pytest.mark.parametrize("count", ["0", "1"])
 def test_a_connection_beyond_the_limit_waits_until_another_ends(count: str) -> None:
-    with serving(WORKERS=count, MAX_CONNECTIONS="1") as service:
-        with service.connect() as first, service.connect() as second:
-            ask(first)
-            second.sendall(PREDICT)
-            first.close()
+    with (
+        serving(WORKERS=count, MAX_CONNECTIONS="1") as service,
+        service.connect() as first,
+        service.connect() as second,
+    ):
+        ask(first)
+        second.sendall(PREDICT)
+        first.close()
 
-            assert second.recv(65536).startswith(OK)
+        assert second.recv(65536).startswith(OK)
 
 
 def test_without_descriptors_it_accepts_again_once_there_are_some() -> None:
