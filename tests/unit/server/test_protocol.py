@@ -195,10 +195,15 @@ def test_when_all_is_to_end_a_connection_at_rest_ends_once_it_was_quiet(
 
 def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(here: Served) -> None:
     given: list[int] = []
+
+    def give(descriptor: int) -> bool:
+        given.append(descriptor)
+        return True
+
     connection = here.connect()
     connection.feed(HEALTH)
     written = connection.transport.written
-    here.gate.give_back = lambda descriptor: given.append(descriptor) is None
+    here.gate.give_back = give
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
