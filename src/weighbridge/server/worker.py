@@ -71,7 +71,7 @@ class DataPlane(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._gate.start(asyncio.get_running_loop())
-        gc.freeze()  # what start-up has built stays: the collector need not look at it again
+        settle_memory()
         self._on_started()
 
     @property
@@ -136,6 +136,14 @@ def tune_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
         libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def settle_memory() -> None:
+    """Give back what start-up needed only for itself; what it has built, the collector need not look at again."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Worker:
