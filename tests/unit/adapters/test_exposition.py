@@ -76,6 +76,17 @@ def test_a_worker_that_is_gone_still_counts_to_the_last_bit(workers: list[tuple[
     assert totals.exposition(memory for memory, gone in memories if not gone) == before
 
 
+def test_the_sum_of_seconds_does_not_fall_by_its_last_bit_when_workers_go() -> None:
+    one, two, three = (counted([lambda m, s=s: m.queue_wait(EMBEDDED).observe(s)]) for s in (0.1, 0.2, 0.3))
+    before = Totals().exposition([one, two, three])
+    totals = Totals()
+    totals.absorb(two)
+    totals.absorb(three)
+
+    assert totals.exposition([one]) == before
+    assert b'_sum{model="default",version="embedded"} 0.6\n' in before
+
+
 def test_reading_changes_nothing() -> None:
     totals, memory = Totals(), counted([RequestMetrics.expired])
     totals.absorb(memory)

@@ -173,3 +173,31 @@ def test_a_writer_that_is_killed_in_the_midst_leaves_exact_counts(least: int) ->
     assert begun[0] - ended[0] in {0, 1}
     assert ended[0] <= counted <= begun[0]
     assert counted - 1 <= seconds * 4 <= counted
+
+
+DYING_WRITER = """
+import os, sys
+from mmap import mmap
+from weighbridge.adapters.series import MEMORY_BYTES, Table
+
+descriptor = int(sys.argv[1])
+table = Table(mmap(descriptor, MEMORY_BYTES))
+os.ftruncate(descriptor, 4096)  # from now on, writing to the second page ends the process
+for number in range(100):
+    table.series("shed", str(number))
+"""
+
+
+def test_a_writer_that_dies_of_writing_a_key_leaves_no_part_of_its_series() -> None:
+    descriptor = os.memfd_create("test")
+    os.ftruncate(descriptor, MEMORY_BYTES)
+    writer = subprocess.run(
+        [sys.executable, "-c", DYING_WRITER, str(descriptor)], pass_fds=[descriptor], timeout=DEADLINE, check=False
+    )
+    os.ftruncate(descriptor, MEMORY_BYTES)
+    with mmap(descriptor, MEMORY_BYTES) as memory:
+        os.close(descriptor)
+        left = counts(memory)
+
+    assert writer.returncode == -signal.SIGBUS
+    assert left == {("shed", str(number)): 0.0 for number in range(8)}
