@@ -33,7 +33,7 @@ class Model(NamedTuple):
 
 NO_MODEL = Model("", "")
 EMBEDDED = Model("default", "embedded")
-_MODELS = {"/predict": EMBEDDED, "/predict/batch": EMBEDDED}
+MODEL_ROUTES = {"/predict": EMBEDDED, "/predict/batch": EMBEDDED}
 
 
 class Durations:
@@ -76,7 +76,7 @@ class RouteMetrics(SeriesBy[int]):
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one request: how it ended and how long it took."""
-        values = self[status]
+        values = self[status]  # and no Durations: on the hot path, a call more would be felt
         values[bisect_left(BOUNDS, seconds)] += 1
         values[SECONDS] += seconds
 
@@ -94,7 +94,7 @@ class RequestMetrics:
     def route(self, path: str) -> RouteMetrics:
         """The requests of the route with this path template, or of `UNROUTED`."""
         if path not in self._routes:
-            model = _MODELS.get(path, NO_MODEL)
+            model = MODEL_ROUTES.get(path, NO_MODEL)
             self._routes[path] = RouteMetrics(
                 lambda status: self._table.series(REQUEST, path, *model, _outcome(status), str(status))
             )
@@ -102,7 +102,7 @@ class RequestMetrics:
 
     def stages(self, path: str) -> Stages:
         """How long each stage takes of a request to the route with this path template."""
-        model = _MODELS.get(path, NO_MODEL)
+        model = MODEL_ROUTES.get(path, NO_MODEL)
         return Stages(*(Durations(self._table.series(STAGE, path, *model, stage)) for stage in Stages._fields))
 
     def queue_wait(self, model: Model) -> Durations:

@@ -40,17 +40,17 @@ class WorkerState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
-    DRAINING = "draining"  # it finishes what it has, and ends
+    RETIRING = "retiring"  # it finishes what it has, and ends
     WAITING = "waiting"  # it has ended, and its successor is yet to be started
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker as its supervisor sees it. While workers are replaced, a slot has two; they are added up."""
+    """A worker as its supervisor sees it; `state` is a `WorkerState`. A slot may have two, which are added up."""
 
     slot: int
     pid: int | None
-    state: WorkerState
+    state: str
     connections: int = 0
     in_flight: int = 0
     buffered_bytes: int = 0
@@ -84,7 +84,7 @@ def process_families(
     Prometheus sees no increase in a series that begins with 1. CPU seconds are those of processes that run: with each
     new worker those of its slot begin anew.
     """
-    states = {state.value: sum(worker.state is state for worker in workers) for state in WorkerState}
+    states = {state.value: sum(worker.state == state for worker in workers) for state in WorkerState}
     yield _gauge("workers", "Workers, by what they are about.", "state", states)
     yield _counter("worker_restarts", "Workers that were replaced, by why.", "reason", restarts)
     yield _of_workers("connections", "Open connections.", workers, attrgetter("connections"))

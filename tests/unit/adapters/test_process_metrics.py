@@ -49,7 +49,7 @@ def test_workers_are_counted_by_what_they_are_about() -> None:
         WorkerStatus(2, None, WorkerState.WAITING),
     )
 
-    assert of("workers", counts) == {"starting": 0, "ready": 2, "draining": 0, "waiting": 1}
+    assert of("workers", counts) == {"starting": 0, "ready": 2, "retiring": 0, "waiting": 1}
 
 
 def test_restarts_are_counted_by_reason_from_zero_on() -> None:
@@ -61,7 +61,7 @@ def test_restarts_are_counted_by_reason_from_zero_on() -> None:
 def test_each_slot_has_its_connections_requests_and_buffers_and_two_workers_of_one_are_added_up() -> None:
     counts = samples(
         WorkerStatus(0, None, WorkerState.READY, connections=5, in_flight=2, buffered_bytes=1000),
-        WorkerStatus(1, None, WorkerState.DRAINING, connections=1, in_flight=1, buffered_bytes=10),
+        WorkerStatus(1, None, WorkerState.RETIRING, connections=1, in_flight=1, buffered_bytes=10),
         WorkerStatus(1, None, WorkerState.STARTING, connections=2, in_flight=0, buffered_bytes=5),
     )
 
@@ -101,7 +101,7 @@ def test_two_processes_of_a_slot_are_added_up(process: subprocess.Popen[bytes]) 
         assert other.stdout is not None
         other.stdout.readline()
         counts = samples(
-            WorkerStatus(7, process.pid, WorkerState.DRAINING), WorkerStatus(7, other.pid, WorkerState.READY)
+            WorkerStatus(7, process.pid, WorkerState.RETIRING), WorkerStatus(7, other.pid, WorkerState.READY)
         )
 
     assert of("process_open_fds", counts)["7"] == 6
