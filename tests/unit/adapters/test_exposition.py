@@ -35,6 +35,11 @@ def observations(seconds: st.SearchStrategy[float]) -> st.SearchStrategy[list[Ob
     )
 
 
+def waiting(seconds: float) -> Observe:
+    """One wait in the queue."""
+    return lambda metrics: metrics.queue_wait(EMBEDDED).observe(seconds)
+
+
 ROUND = st.integers(0, 20 * 1024).map(lambda n: n / 1024)  # these are added without rounding
 ANY = st.floats(0, 20)
 
@@ -77,7 +82,7 @@ def test_a_worker_that_is_gone_still_counts_to_the_last_bit(workers: list[tuple[
 
 
 def test_the_sum_of_seconds_does_not_fall_by_its_last_bit_when_workers_go() -> None:
-    one, two, three = (counted([lambda m, s=s: m.queue_wait(EMBEDDED).observe(s)]) for s in (0.1, 0.2, 0.3))
+    one, two, three = (counted([waiting(seconds)]) for seconds in (0.1, 0.2, 0.3))
     before = Totals().exposition([one, two, three])
     totals = Totals()
     totals.absorb(two)
@@ -146,7 +151,7 @@ def test_the_durations_of_one_outcome_are_one_histogram_whatever_the_status() ->
     [(0.0, "0.0001"), *((bound, str(bound)) for bound in BOUNDS), (0.0007, "0.001"), (10.5, "+Inf"), (1e9, "+Inf")],
 )
 def test_a_duration_is_in_its_bucket_and_in_all_above(seconds: float, le: str) -> None:
-    counts = samples(lambda metrics: metrics.queue_wait(EMBEDDED).observe(seconds))
+    counts = samples(waiting(seconds))
 
     buckets = {
         bound: counts[f'weighbridge_queue_wait_seconds_bucket{{le="{bound}",model="default",version="embedded"}}']
