@@ -46,8 +46,6 @@ ASKED: list[tuple[bytes, int, Labels]] = [
     (asking(b"/health"), 5, (*HEALTH, "success", "200")),
     (asking(b"/health", method=b"HEAD"), 3, (*HEALTH, "success", "200")),
     (asking(b"/livez"), 1, ("/livez", "", "", "success", "200")),
-    (asking(b"/docs/assets/favicon.png"), 1, ("/docs/assets/{name}", "", "", "success", "200")),
-    (asking(b"/docs/assets/nothing"), 2, ("/docs/assets/{name}", "", "", "refused", "404")),
     (asking(b"/metrics"), 2, (*OTHER, "refused", "404")),
     (asking(b"*", method=b"OPTIONS"), 1, (*OTHER, "success", "204")),
     (asking(b"/health", line=b"Expect: needle\r\n"), 2, (*OTHER, "refused", "417")),
