@@ -54,5 +54,5 @@ class RequestTelemetry:
 
     def abandoned(self, *, request_id: str) -> None:
         """Count that the client went away before its request was complete, and log it at level debug."""
-        self.metrics.abandoned += 1
+        self.metrics.abandoned()
         self._logger.debug("request_abandoned", request_id=request_id)
