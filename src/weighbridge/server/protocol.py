@@ -428,7 +428,6 @@ class GateProtocol(HttpToolsProtocol):
         request_id = self._request_id()
         reply = refusal.problem.reply(str(refusal), request_id)
         retry = self.gate.retry_after() if refusal.problem is Problem.OVERLOADED else ""
-        self._write(reply, request_id, end=retry + "\r\nconnection: close")
         self._telemetry.finished(
             self._telemetry.metrics.route(UNROUTED),
             request_id,
@@ -437,6 +436,7 @@ class GateProtocol(HttpToolsProtocol):
             reply[0],
             perf_counter() - self._since,
         )
+        self._write(reply, request_id, end=retry + "\r\nconnection: close")
         self._linger()
 
     def _linger(self) -> None:
@@ -521,18 +521,20 @@ class GateProtocol(HttpToolsProtocol):
                 self.pipeline.pop()[0].response_complete = True  # it has not begun, and never will
 
     def _answer(self, head: Head, route: LaneRoute, body: bytes | bytearray, came: float, deadline: float) -> float:
-        """Reply by the fast lane to what was whole at `came`; when that was done. Times are perf_counter's."""
+        """Reply by the fast lane to what was whole at `came`; when that was ready. Times are perf_counter's."""
         request_id = self._telemetry.request_id(head.given_id)
         try:
             reply = route.call(head.headers, body, request_id)
         except Exception as exc:
             self._telemetry.failed(exc, request_id=request_id)
             reply = internal_error(request_id)
-        if perf_counter() > deadline:
+        now = perf_counter()
+        if now > deadline:
             self._telemetry.expired()
             reply = too_late(request_id)
-        now = self._give(reply, head, request_id)
+        # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
         self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._give(reply, head, request_id, now)
         return now
 
     def _expire(self, request: _Waiting) -> None:
@@ -541,28 +543,29 @@ class GateProtocol(HttpToolsProtocol):
         self._telemetry.expired()
         request_id = self._telemetry.request_id(head.given_id)
         reply = too_late(request_id)
-        spent = self._give(reply, head, request_id) - request.came
+        now = perf_counter()
+        spent = now - request.came
         self._telemetry.finished(request.route.metrics, request_id, head.method, head.target, reply[0], spent)
+        self._give(reply, head, request_id, now)
 
     def _turn_away(self, request: _Waiting) -> None:
         """Refuse a request that would wait too long; its connection goes on."""
         request_id = self._telemetry.request_id(request.head.given_id)
         reply = Problem.OVERLOADED.reply("expected a shorter queue than there is; send it again later", request_id)
-        spent = self._give(reply, request.head, request_id, self.gate.retry_after()) - request.came
-        self._telemetry.turned_away(request.route.metrics, reply[0], spent)
+        now = perf_counter()
+        self._telemetry.turned_away(request.route.metrics, reply[0], now - request.came)
+        self._give(reply, request.head, request_id, now, self.gate.retry_after())
 
-    def _give(self, reply: Reply, head: Head, request_id: str, more: str = "") -> float:
-        """Write a reply of the fast lane, with `more` headers; when that was done."""
+    def _give(self, reply: Reply, head: Head, request_id: str, now: float, more: str = "") -> None:
+        """Write a reply of the fast lane, with `more` headers."""
         keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
         self._write(reply, request_id, end=more if keep_alive else more + "\r\nconnection: close")
-        now = perf_counter()
         if keep_alive:
             self._since = now
             self._at_rest = True
         else:
             self._give_up_waiting()
             self._close()
-        return now
 
     def _write(self, reply: Reply, request_id: str, *, end: str) -> None:
         status, media_type, body = reply

@@ -23,10 +23,14 @@ class _TooLate(Exception):
 
 
 class _Sending:
-    """Sends one reply, with its request id, unless it begins after the deadline (in seconds of perf_counter)."""
+    """Sends one reply, with its request id, unless it begins after the deadline (in seconds of perf_counter).
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    `finished` is called with its status before the last of it is sent.
+    """
+
+    def __init__(self, send: Send, request_id: str, finished: Callable[[int], None]) -> None:
         self._send = send
+        self._finished = finished
         self._request_id = request_id.encode()
         self.status = 0
         self.deadline = inf
@@ -46,6 +50,8 @@ class _Sending:
                 self.timeout.reschedule(None)  # what has begun is sent to its end
             self.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self._request_id)]
+        elif not message.get("more_body", False):
+            self._finished(self.status)
         await self._send(message)
 
 
@@ -69,28 +75,25 @@ class Envelope:
         scope.setdefault("state", {})["request_id"] = request_id
         # The server drops the body of a reply to what it knows as HEAD; the routes know GET.
         routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        sending = _Sending(send, request_id)
+
+        def finished(status: int) -> None:
+            route = telemetry.metrics.route(getattr(routed.get("route"), "path", UNROUTED))
+            spent = perf_counter() - started
+            telemetry.finished(route, request_id, scope["method"].encode(), scope.get("raw_path", b""), status, spent)
+
+        sending = _Sending(send, request_id, finished)
         try:
             asked = joined(scope["headers"]).get(deadline.HEADER)
             limit = deadline.time_limit(asked, self._deadline_ms)
             await self._answer(routed, receive, sending, scope["state"].get("first_byte", started) + limit)
         except ClientDisconnect:
             telemetry.abandoned(request_id=request_id)
-            return
         except Exception as exc:
             reply = _reply_to(exc, sending, telemetry, request_id)
             if sending.status:
                 raise
             sending.timeout = None
             await as_response(reply)(scope, receive, sending)
-        telemetry.finished(
-            telemetry.metrics.route(getattr(routed.get("route"), "path", UNROUTED)),
-            request_id,
-            scope["method"].encode(),
-            scope.get("raw_path", b""),
-            sending.status,
-            perf_counter() - started,
-        )
 
     async def _answer(self, scope: Scope, receive: Receive, sending: _Sending, end: float) -> None:
         """Have the application answer until `end`. Raises _TooLate, TimeoutError, and whatever the application does."""
