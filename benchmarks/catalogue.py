@@ -131,7 +131,11 @@ SERVERS = {
             package="weighbridge",
             command=("weighbridge", "serve"),
             requests={"single": _ROW, "batch": _ROWS, "binary": _BINARY},
-            variables={"WEIGHBRIDGE_PORT": "{port}", "WEIGHBRIDGE_LOG_FORMAT": "json"},
+            variables={
+                "WEIGHBRIDGE_PORT": "{port}",
+                "WEIGHBRIDGE_ADMIN_PORT": "{port_2}",
+                "WEIGHBRIDGE_LOG_FORMAT": "json",
+            },
         ),
         Server(
             "fastapi",

@@ -4,8 +4,11 @@ import asyncio
 import ctypes
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
+
+from weighbridge.server.channel import MOST_DESCRIPTORS
 
 _PAUSE_SECONDS = 0.1
 _HANDSHAKE_SECONDS = 0.2
@@ -21,13 +24,13 @@ _DROP_SYN = (
 
 
 class Acceptor:
-    """Accepts connections from a listening socket while it is running, and gives each to `give`.
+    """Accepts connections from a listening socket while it is running, and gives them to `give`, some at a time.
 
     An `inherited` socket belongs to whoever started the service: it is left as it is, with what has queued in it.
     """
 
     def __init__(
-        self, listener: socket.socket, give: Callable[[socket.socket], None], *, inherited: bool = False
+        self, listener: socket.socket, give: Callable[[list[socket.socket]], None], *, inherited: bool = False
     ) -> None:
         listener.setblocking(False)
         self._listener = listener
@@ -63,8 +66,15 @@ class Acceptor:
 
     def _accept(self) -> None:
         while self._running:
+            connections = list(islice(self._queued(), MOST_DESCRIPTORS))
+            if not connections:
+                return
+            self._give(connections)
+
+    def _queued(self) -> Iterator[socket.socket]:
+        while True:
             try:
-                connection, _ = self._listener.accept()
+                yield self._listener.accept()[0]
             except BlockingIOError:
                 return
             except ConnectionError:  # it was gone before it was accepted
@@ -73,7 +83,6 @@ class Acceptor:
                 self.stop()
                 asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self.start)
                 return
-            self._give(connection)
 
 
 def _keep_out(listener: socket.socket) -> None:

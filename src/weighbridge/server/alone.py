@@ -89,8 +89,8 @@ class Alone:
         notify_reloading()
         notify("READY=1")
 
-    def _give(self, connection: socket.socket) -> None:
-        self._plane.adopt(connection)
+    def _give(self, connections: list[socket.socket]) -> None:
+        self._plane.adopt(connections)
         if self._plane.connections >= self._most_connections:
             self._acceptor.stop()
 

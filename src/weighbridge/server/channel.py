@@ -1,6 +1,7 @@
-"""What a supervisor and a worker tell each other: messages, each with at most one file descriptor."""
+"""What a supervisor and a worker tell each other: messages, which may bring file descriptors along."""
 
 import socket
+from collections.abc import Sequence
 from enum import Enum
 from typing import Self
 
@@ -12,7 +13,7 @@ class Word(Enum):
 
     # From the supervisor
     START = b"start"  # with the settings, and the descriptor of the scoreboard
-    CONNECTION = b"connection"  # with its descriptor; from a worker that retires, too
+    CONNECTIONS = b"connections"  # with their number and descriptors; from a worker that retires, too
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
@@ -20,8 +21,11 @@ class Word(Enum):
     READY = b"ready"
 
 
-Message = tuple[Word, str, int | None]
-"""A word, the text after it, and a descriptor that is the receiver's to close."""
+Message = tuple[Word, str, list[int]]
+"""A word, the text after it, and descriptors that are the receiver's to close; who has no room for one gets fewer."""
+
+MOST_DESCRIPTORS = 64
+"""What one message may bring along; Linux' own limit is 253."""
 
 
 class Channel:
@@ -41,14 +45,13 @@ class Channel:
         """The descriptor, as event loops and `pass_fds` want it."""
         return self._socket.fileno()
 
-    def send(self, word: Word, text: str = "", *, descriptor: int | None = None) -> bool:
+    def send(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> bool:
         """Send a message; False when the other end is gone, or has too many unread.
 
-        The descriptor stays the caller's, who may close it: the message has a copy.
+        The descriptors stay the caller's, who may close them: the message has copies.
         """
-        message = b"%b %b" % (word.value, text.encode())
         try:
-            socket.send_fds(self._socket, [message], [] if descriptor is None else [descriptor])
+            socket.send_fds(self._socket, [b"%b %b" % (word.value, text.encode())], descriptors)
         except OSError:
             return False
         return True
@@ -59,13 +62,13 @@ class Channel:
         Raises BlockingIOError when there is none yet.
         """
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST_MESSAGE, 1)
+            message, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST_MESSAGE, MOST_DESCRIPTORS)
         except ConnectionResetError:  # it went with messages unread
             return None
         if not message:
             return None
         word, _, text = message.partition(b" ")
-        return Word(word), text.decode(), descriptors[0] if descriptors else None
+        return Word(word), text.decode(), list(descriptors)
 
     def close(self) -> None:
         """Close this end."""

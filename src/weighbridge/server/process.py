@@ -6,11 +6,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
-from weighbridge.server.channel import Channel, Word
+from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Word
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
 
@@ -32,7 +33,7 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], settings: Settings, *, most_connections: int) -> None:
         self.channel, self._far_end = Channel.pair()
         self.scoreboard = Scoreboard.create()
-        self.channel.send(Word.START, settings.snapshot(), descriptor=self.scoreboard.descriptor)
+        self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor])
         os.close(self.scoreboard.descriptor)  # the mapping stays
         far = self._far_end.fileno()
         self._process = subprocess.Popen([*command, str(far)], stdin=subprocess.DEVNULL, pass_fds=[far])
@@ -65,9 +66,11 @@ class WorkerProcess:
         return self.silent_seconds >= _SILENT_SECONDS
 
     @property
-    def takes_more(self) -> bool:
-        """Whether it should be given connections."""
-        return self.state is WorkerState.READY and not self.is_silent and self.connections < self._most_connections
+    def room(self) -> int:
+        """How many connections it should be given."""
+        if self.state is not WorkerState.READY or self.is_silent:
+            return 0
+        return self._most_connections - self.connections
 
     @property
     def has_lived(self) -> bool:
@@ -80,11 +83,14 @@ class WorkerProcess:
         self._ready_at = monotonic()
         self.came_up.set_result(True)
 
-    def take(self, connection: socket.socket) -> bool:
-        """Hand over a connection; False when the worker cannot be reached."""
-        taken = self.channel.send(Word.CONNECTION, descriptor=connection.fileno())
-        self._handed += taken
-        return taken
+    def take(self, connections: Sequence[socket.socket]) -> int:
+        """Hand over connections; how many, from the first on, for the worker may not be reached."""
+        for start in range(0, len(connections), MOST_DESCRIPTORS):
+            descriptors = [connection.fileno() for connection in connections[start : start + MOST_DESCRIPTORS]]
+            if not self.channel.send(Word.CONNECTIONS, str(len(descriptors)), descriptors):
+                return start
+            self._handed += len(descriptors)
+        return len(connections)
 
     def look(self) -> None:
         """Look for a sign of life; called at every tick, so that time in which nobody looked does not count."""
@@ -95,15 +101,14 @@ class WorkerProcess:
     def never_received(self) -> list[socket.socket]:
         """The connections that it was sent but has not received, taken back."""
         connections: list[socket.socket] = []
-        try:
-            while True:
-                match self._far_end.receive():
-                    case Word.CONNECTION, _, int(descriptor):
-                        connections.append(socket.socket(fileno=descriptor))
-                    case None:
-                        break
-        except BlockingIOError:
-            pass
+        with suppress(BlockingIOError):
+            while message := self._far_end.receive():
+                word, _, descriptors = message
+                if word is Word.CONNECTIONS:
+                    connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                    continue
+                for descriptor in descriptors:  # of the scoreboard
+                    os.close(descriptor)
         self._handed -= len(connections)
         return connections
 

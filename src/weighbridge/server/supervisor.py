@@ -6,7 +6,7 @@ It imports none of what workers need to answer requests, so that it stays small 
 import asyncio
 import signal
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class Supervisor:
         """Why the service takes no requests; None when it does."""
         if self._stopping.is_set():
             return "draining"
-        if any(worker.takes_more for worker in self._workers):
+        if any(worker.room > 0 for worker in self._workers):
             return None
         if any(worker.state is WorkerState.READY for worker in self._workers):
             return "every worker is full, or shows no sign of life"
@@ -198,8 +198,8 @@ class Supervisor:
                     case Word.READY, *_:
                         worker.ready()
                         self._offer()
-                    case Word.CONNECTION, _, int(descriptor):
-                        self._give(socket.socket(fileno=descriptor))
+                    case Word.CONNECTIONS, _, descriptors:
+                        self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
                     case _:
                         return
         except BlockingIOError:
@@ -220,8 +220,7 @@ class Supervisor:
             slot.worker = None
             if self._started and not self._stopping.is_set():
                 self._refill(slot, worker, ending)
-        for connection in left:
-            self._give(connection)
+        self._give(left)
 
     def _refill(self, slot: Slot, worker: WorkerProcess, ending: Ending) -> None:
         self._restarts[ending.kind] += 1
@@ -240,8 +239,7 @@ class Supervisor:
             if worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
-                for connection in worker.never_received():
-                    self._give(connection)
+                self._give(worker.never_received())
         self._offer()
 
     # Rolling
@@ -299,24 +297,36 @@ class Supervisor:
 
     # Connections
 
-    def _give(self, connection: socket.socket) -> None:
-        """Hand a connection to the worker with the fewest; when none takes it, it waits, and no more are accepted."""
-        takers = [worker for worker in self._workers if worker.takes_more]
-        if not takers and self._last_call:  # one that is full or silent is better than none
-            takers = [worker for worker in self._workers if worker.state is WorkerState.READY]
-        for worker in sorted(takers, key=lambda worker: worker.connections):
-            if worker.take(connection):
+    def _give(self, connections: Sequence[socket.socket]) -> None:
+        """Hand each connection to the worker with the fewest; what none takes waits, and no more are accepted."""
+        room = {worker: worker.room for worker in self._workers if worker.room > 0}
+        if not room and self._last_call:  # one that is full or silent is better than none
+            room = {worker: len(connections) for worker in self._workers if worker.state is WorkerState.READY}
+        shares: defaultdict[WorkerProcess, list[socket.socket]] = defaultdict(list)
+        left = []
+        for connection in connections:
+            worker = max(room, key=room.__getitem__, default=None)
+            if worker is None:
+                left.append(connection)
+                continue
+            shares[worker].append(connection)
+            room[worker] -= 1
+            if not room[worker]:
+                del room[worker]
+        for worker, share in shares.items():
+            taken = worker.take(share)
+            for connection in share[:taken]:
                 connection.close()
-                return
-        self._waiting.append(connection)
-        self._acceptor.stop()
+            left += share[taken:]
+        if left:
+            self._waiting += left
+            self._acceptor.stop()
 
     def _offer(self) -> None:
         """Hand over what waits, and accept again if a worker takes more."""
         waiting, self._waiting = self._waiting, []
-        for connection in waiting:
-            self._give(connection)
-        if self._started and not self._waiting and any(worker.takes_more for worker in self._workers):
+        self._give(waiting)
+        if self._started and not self._waiting and any(worker.room > 0 for worker in self._workers):
             self._acceptor.start()
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import uvicorn
@@ -79,12 +79,13 @@ class DataPlane(uvicorn.Server):
         """How many it holds."""
         return self._adopted - self._gate.vitals.closed
 
-    def adopt(self, connection: socket.socket) -> None:
-        """Serve a connection that was accepted elsewhere."""
-        self._adopted += 1
-        task = asyncio.ensure_future(self._adopt(connection))
-        self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
+    def adopt(self, connections: Iterable[socket.socket]) -> None:
+        """Serve connections that were accepted elsewhere."""
+        for connection in connections:
+            self._adopted += 1
+            task = asyncio.ensure_future(self._adopt(connection))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
 
     async def _adopt(self, connection: socket.socket) -> None:
         try:
@@ -172,8 +173,9 @@ class _Worker:
     def _obey(self, message: Message | None) -> bool:
         """Do what a message says; whether more may come."""
         match message:
-            case Word.CONNECTION, _, int(descriptor):
-                self._plane.adopt(socket.socket(fileno=descriptor))
+            case Word.CONNECTIONS, number, descriptors:
+                self._plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
+                self._gate.vitals.closed += int(number) - len(descriptors)  # there were no descriptors for the others
             case Word.DRAIN, *_:
                 self._plane.drain()
             case Word.RETIRE, *_:
@@ -186,7 +188,7 @@ class _Worker:
         return True
 
     def _give_back(self, descriptor: int) -> bool:
-        return self._channel.send(Word.CONNECTION, descriptor=descriptor)
+        return self._channel.send(Word.CONNECTIONS, "1", [descriptor])
 
 
 def work(factory: Factory) -> None:
@@ -196,7 +198,7 @@ def work(factory: Factory) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     match channel.receive():  # it was sent before this process began
-        case Word.START, snapshot, int(descriptor):
+        case Word.START, snapshot, [descriptor]:
             scoreboard = Scoreboard(descriptor)
             os.close(descriptor)  # the mapping stays
             _Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()

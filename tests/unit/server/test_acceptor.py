@@ -18,8 +18,8 @@ class Taker:
         self.room = room
         self._taken = asyncio.Event()
 
-    def take(self, connection: socket.socket) -> None:
-        self.taken.append(connection)
+    def take(self, connections: list[socket.socket]) -> None:
+        self.taken += connections
         self._taken.set()
         if len(self.taken) >= self.room:
             self.acceptor.stop()
@@ -62,10 +62,11 @@ def test_every_connection_is_given_away(listener: socket.socket) -> None:
 
 def test_who_connects_while_it_has_stopped_waits_until_it_is_started_again(listener: socket.socket) -> None:
     async def main() -> None:
-        taker = Taker(listener, room=2)
-        connected = clients(listener, 5)
+        taker = Taker(listener, room=1)
+        first = clients(listener, 1)
         taker.acceptor.start()
-        await taker.has(2)
+        await taker.has(1)
+        connected = first + clients(listener, 4)
         taker.room = 1000
         taker.acceptor.start()
         await taker.has(5)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from weighbridge.server.channel import Channel, Word
+from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Word
 
 
 @pytest.fixture
@@ -20,24 +20,25 @@ def test_messages_arrive_whole_and_in_order(ends: tuple[Channel, Channel]) -> No
     one.send(Word.START, "some text with spaces")
     one.send(Word.DRAIN)
 
-    assert other.receive() == (Word.START, "some text with spaces", None)
-    assert other.receive() == (Word.DRAIN, "", None)
+    assert other.receive() == (Word.START, "some text with spaces", [])
+    assert other.receive() == (Word.DRAIN, "", [])
 
 
-def test_a_descriptor_arrives_as_one_of_the_receivers_own(ends: tuple[Channel, Channel]) -> None:
+def test_descriptors_arrive_in_order_as_the_receivers_own(ends: tuple[Channel, Channel]) -> None:
     one, other = ends
-    reader, writer = os.pipe()
-    assert one.send(Word.CONNECTION, descriptor=writer)
-    os.close(writer)
+    pipes = [os.pipe() for _ in range(MOST_DESCRIPTORS)]
+    assert one.send(Word.CONNECTIONS, str(len(pipes)), [writer for _, writer in pipes])
+    for _, writer in pipes:
+        os.close(writer)
     message = other.receive()
     assert message is not None
-    received = message[2]
-    assert received is not None
-    os.write(received, b"x")
-    os.close(received)
+    for number, received in enumerate(message[2]):
+        os.write(received, b"%d" % number)
+        os.close(received)
 
-    assert os.read(reader, 2) == b"x"
-    os.close(reader)
+    assert [os.read(reader, 3) for reader, _ in pipes] == [b"%d" % number for number in range(len(pipes))]
+    for reader, _ in pipes:
+        os.close(reader)
 
 
 def test_receiving_never_waits(ends: tuple[Channel, Channel]) -> None:
@@ -50,7 +51,7 @@ def test_an_end_that_is_closed_is_told_after_what_it_sent(ends: tuple[Channel, C
     one.send(Word.CLOSE)
     one.close()
 
-    assert other.receive() == (Word.CLOSE, "", None)
+    assert other.receive() == (Word.CLOSE, "", [])
     assert other.receive() is None
 
 
@@ -73,7 +74,7 @@ def test_sending_never_waits_for_an_end_that_reads_nothing(ends: tuple[Channel, 
     one, _ = ends
     with socket.socket() as connection:
         sent = 0
-        while one.send(Word.CONNECTION, descriptor=connection.fileno()):
+        while one.send(Word.CONNECTIONS, "1", [connection.fileno()]):
             sent += 1
 
     assert sent > 10
