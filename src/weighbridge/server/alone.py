@@ -41,6 +41,7 @@ class Alone:
         self._acceptor = Acceptor(listener, self._give, inherited=inherited)
         self._most_connections = most_connections(settings)
         self._began = monotonic()
+        self._waiting: list[socket.socket] = []
         self._at_once = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._on_ready: Callable[[], None] = lambda: None
@@ -90,14 +91,22 @@ class Alone:
         notify("READY=1")
 
     def _give(self, connections: list[socket.socket]) -> None:
-        self._plane.adopt(connections)
-        if self._plane.connections >= self._most_connections:
+        self._waiting += connections
+        self._offer()
+
+    def _offer(self) -> None:
+        """Adopt what waits, as far as there is room, and accept on if there is more."""
+        room = max(0, self._most_connections - self._plane.connections)
+        adopted, self._waiting = self._waiting[:room], self._waiting[room:]
+        self._plane.adopt(adopted)
+        if self._waiting:
             self._acceptor.stop()
+        else:
+            self._acceptor.start()
 
     def _tick(self) -> None:
         asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
-        if self._plane.connections < self._most_connections:
-            self._acceptor.start()
+        self._offer()
 
     def _stop(self) -> None:
         if self._draining is None:
@@ -113,4 +122,5 @@ class Alone:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._at_once.wait(), self._settings.drain_delay)
             await self._acceptor.finish()
+            self._plane.adopt(self._waiting)
         self._plane.close()

@@ -56,17 +56,14 @@ class Channel:
             return False
         return True
 
-    def receive(self) -> Message | None:
-        """The next message; None once the other end is gone.
-
-        Raises BlockingIOError when there is none yet.
-        """
+    def receive(self) -> Message:
+        """The next message. Raises BlockingIOError when there is none yet, EOFError once the other end is gone."""
         try:
             message, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST_MESSAGE, MOST_DESCRIPTORS)
         except ConnectionResetError:  # it went with messages unread
-            return None
+            message, descriptors = b"", []
         if not message:
-            return None
+            raise EOFError
         word, _, text = message.partition(b" ")
         return Word(word), text.decode(), list(descriptors)
 

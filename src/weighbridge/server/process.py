@@ -102,13 +102,12 @@ class WorkerProcess:
         """The connections that it was sent but has not received, taken back."""
         connections: list[socket.socket] = []
         with suppress(BlockingIOError):
-            while message := self._far_end.receive():
-                word, _, descriptors = message
+            while True:
+                word, _, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
                     connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                    continue
-                for descriptor in descriptors:  # of the scoreboard
-                    os.close(descriptor)
+                elif word is Word.START:
+                    os.close(*descriptors)
         self._handed -= len(connections)
         return connections
 

@@ -35,6 +35,10 @@ class CannotStart(Exception):
     """A worker did not come up when the service was started; the message is the reason."""
 
 
+def _do_nothing() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Slot:
     """The place of one worker, which is kept filled."""
@@ -44,7 +48,7 @@ class Slot:
     failures: int = 0
     restarts: int = 0
     reason: str | None = None
-    refill: asyncio.TimerHandle | None = None
+    cancel_refill: Callable[[], None] = _do_nothing
 
 
 class Supervisor:
@@ -192,18 +196,14 @@ class Supervisor:
         return worker
 
     def _listen_to(self, worker: WorkerProcess) -> None:
-        try:
+        with suppress(BlockingIOError):
             while True:
-                match worker.channel.receive():
-                    case Word.READY, *_:
-                        worker.ready()
-                        self._offer()
-                    case Word.CONNECTIONS, _, descriptors:
-                        self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
-                    case _:
-                        return
-        except BlockingIOError:
-            return
+                word, _, descriptors = worker.channel.receive()
+                if word is Word.READY:
+                    worker.ready()
+                    self._offer()
+                else:
+                    self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -230,7 +230,7 @@ class Supervisor:
         self._logger.error(
             "worker_died", worker=slot.number, pid=worker.pid, reason=ending.words, restart_in=round(delay, 2)
         )
-        slot.refill = asyncio.get_running_loop().call_later(delay, self._fill, slot)
+        slot.cancel_refill = asyncio.get_running_loop().call_later(delay, self._fill, slot).cancel
 
     def _tick(self) -> None:
         asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
@@ -285,9 +285,8 @@ class Supervisor:
     async def _succeed(self, slot: Slot, worker: WorkerProcess) -> None:
         """Put a new worker in the place of the one in the slot, which hands back its connections and ends."""
         old, slot.worker = slot.worker, worker
-        if slot.refill is not None:
-            slot.refill.cancel()
-        if old is None:
+        slot.cancel_refill()
+        if old is None:  # it has died, and was to be replaced
             return
         old.retire(Word.RETIRE)
         try:

@@ -17,7 +17,7 @@ import uvloop
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from weighbridge.server.channel import Channel, Message, Word
+from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
 from weighbridge.server.listener import tls_context
@@ -166,26 +166,26 @@ class _Worker:
         self._channel.send(Word.READY)
 
     def _heed(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._obey(self._channel.receive()):
-                pass
+        """Do what the supervisor says; without one, end."""
+        try:
+            while True:
+                self._obey(*self._channel.receive())
+        except BlockingIOError:
+            return
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._plane.close()
 
-    def _obey(self, message: Message | None) -> bool:
-        """Do what a message says; whether more may come."""
-        match message:
-            case Word.CONNECTIONS, number, descriptors:
-                self._plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
-                self._gate.vitals.closed += int(number) - len(descriptors)  # there were no descriptors for the others
-            case Word.DRAIN, *_:
-                self._plane.drain()
-            case Word.RETIRE, *_:
+    def _obey(self, word: Word, number: str, descriptors: list[int]) -> None:
+        if word is Word.CONNECTIONS:
+            self._plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
+            self._gate.vitals.closed += int(number) - len(descriptors)  # there were no descriptors for the others
+        elif word is Word.DRAIN:
+            self._plane.drain()
+        else:
+            if word is Word.RETIRE:
                 self._gate.give_back = self._give_back
-                self._plane.close()
-            case _:  # to close, or no supervisor any more
-                self._plane.close()
-                asyncio.get_running_loop().remove_reader(self._channel.fileno())
-                return False
-        return True
+            self._plane.close()
 
     def _give_back(self, descriptor: int) -> bool:
         return self._channel.send(Word.CONNECTIONS, "1", [descriptor])
@@ -197,8 +197,7 @@ def work(factory: Factory) -> None:
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    match channel.receive():  # it was sent before this process began
-        case Word.START, snapshot, [descriptor]:
-            scoreboard = Scoreboard(descriptor)
-            os.close(descriptor)  # the mapping stays
-            _Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()
+    _, snapshot, [descriptor] = channel.receive()  # it was sent before this process began
+    scoreboard = Scoreboard(descriptor)
+    os.close(descriptor)  # the mapping stays
+    _Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()

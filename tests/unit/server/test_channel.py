@@ -30,9 +30,7 @@ def test_descriptors_arrive_in_order_as_the_receivers_own(ends: tuple[Channel, C
     assert one.send(Word.CONNECTIONS, str(len(pipes)), [writer for _, writer in pipes])
     for _, writer in pipes:
         os.close(writer)
-    message = other.receive()
-    assert message is not None
-    for number, received in enumerate(message[2]):
+    for number, received in enumerate(other.receive()[2]):
         os.write(received, b"%d" % number)
         os.close(received)
 
@@ -52,7 +50,8 @@ def test_an_end_that_is_closed_is_told_after_what_it_sent(ends: tuple[Channel, C
     one.close()
 
     assert other.receive() == (Word.CLOSE, "", [])
-    assert other.receive() is None
+    with pytest.raises(EOFError):
+        other.receive()
 
 
 def test_an_end_that_was_closed_with_messages_unread_is_closed_all_the_same(ends: tuple[Channel, Channel]) -> None:
@@ -60,7 +59,8 @@ def test_an_end_that_was_closed_with_messages_unread_is_closed_all_the_same(ends
     other.send(Word.CLOSE)
     one.close()
 
-    assert other.receive() is None
+    with pytest.raises(EOFError):
+        other.receive()
 
 
 def test_nothing_can_be_sent_to_an_end_that_is_closed(ends: tuple[Channel, Channel]) -> None:

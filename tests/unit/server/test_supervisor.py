@@ -1,12 +1,14 @@
 """The supervisor with workers that only speak its language, and so start at once."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from tests.unit.log import Log
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.logs import start_logging
+from weighbridge.server import supervisor as module
 from weighbridge.server.listener import listen
 from weighbridge.server.supervisor import CannotStart, Supervisor
 from weighbridge.settings import InvalidSettings, Settings
@@ -31,6 +34,20 @@ OBEYS = SPEAKS + "channel.send(Word.READY)\nwhile hear()[0] not in (Word.CLOSE, 
 NEVER_READY = SPEAKS + "while hear(): pass"
 NEVER_ENDS = SPEAKS + "channel.send(Word.READY)\nwhile True: hear()"
 FAILS = "raise SystemExit(1)"
+# Workers that differ: each knows from a file, whose path comes first, how many there were before it.
+NUMBERED = """
+import os
+from pathlib import Path
+with open(PATH, "a+") as workers:
+    workers.seek(0)
+    before = workers.read().split()
+    print(os.getpid(), file=workers)
+number = len(before)
+"""
+
+
+def numbered(path: Path, program: str) -> str:
+    return f"PATH = {str(path)!r}{NUMBERED}{program}"
 
 
 @pytest.fixture
@@ -148,4 +165,67 @@ def test_a_reload_with_wrong_settings_is_refused(supervising: Supervising, log: 
 def test_a_signal_to_reload_is_ignored_while_the_service_ends(supervising: Supervising, log: Log) -> None:
     supervising.run(OBEYS, signal.SIGTERM, signal.SIGHUP)
 
+    assert len(log.of("worker_started")) == 1
+
+
+def reload_then_stop(supervising: Supervising, log: Log, program: str, done: str, count: int, **settings: Any) -> None:
+    """Reload as soon as the service is ready, and stop it once the log has so many lines of one kind."""
+
+    async def main() -> None:
+        supervisor = supervising.of(program, lambda: Settings(hang_timeout=DEADLINE, **settings), **settings)
+        running = asyncio.ensure_future(supervisor.run(lambda: signal.raise_signal(signal.SIGHUP)))
+        async with asyncio.timeout(DEADLINE):
+            while len(log.of(done)) < count:
+                await asyncio.wait({running}, timeout=0.01)
+            signal.raise_signal(signal.SIGTERM)
+            await running
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_is_starting_when_the_service_is_stopped_is_not_waited_for(
+    supervising: Supervising, log: Log, tmp_path: Path
+) -> None:
+    only_the_first = numbered(tmp_path / "workers", f"exec(({OBEYS!r}, {NEVER_READY!r})[number])")
+
+    reload_then_stop(supervising, log, only_the_first, "worker_started", 2)
+
+    assert not log.of("worker_died")
+
+
+def test_once_one_worker_has_the_new_settings_the_others_are_tried_again_until_they_do(
+    supervising: Supervising, log: Log, tmp_path: Path
+) -> None:
+    fourth_fails = numbered(tmp_path / "workers", f"exec({FAILS!r} if number == 3 else {OBEYS!r})")
+
+    reload_then_stop(supervising, log, fourth_fails, "reloaded", 1, workers=2)
+
+    assert len(log.of("worker_started")) == 5
+    assert not log.of("reload_refused")
+
+
+def test_a_worker_that_dies_while_it_is_being_replaced_is_replaced_once(
+    supervising: Supervising, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_DELAY", 1000.0)
+    dies = SPEAKS + "channel.send(Word.READY)"
+    when_the_first_is_buried = "while Path('/proc', before[0]).exists(): pass\n"
+    dying = numbered(tmp_path / "workers", f"exec({dies!r} if number == 0 else {when_the_first_is_buried + OBEYS!r})")
+
+    reload_then_stop(supervising, log, dying, "reloaded", 1)
+
+    assert len(log.of("worker_started")) == 2
+    assert len(log.of("worker_died")) == 1
+
+
+def test_a_worker_that_never_came_to_read_its_first_message_leaves_nothing_behind(
+    supervising: Supervising, log: Log
+) -> None:
+    gc.collect()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(CannotStart):
+        supervising.run(FAILS)
+    gc.collect()
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert len(log.of("worker_started")) == 1
