@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from typing_extensions import override
 
 PREFIX = "WEIGHBRIDGE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -170,6 +171,15 @@ class Settings(BaseSettings):
             wrong = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
             raise InvalidSettings(*(_wrong(field, came) for field in wrong)) from exc
 
+    def snapshot(self) -> str:
+        """All but the secrets, as a text that `restore` takes in another process."""
+        return self.model_dump_json(exclude={"admin_token"})
+
+    @classmethod
+    def restore(cls, snapshot: str) -> "Settings":
+        """The settings of a snapshot, whatever environment and file say by now."""
+        return _Restored(**json.loads(snapshot))
+
     @classmethod
     def expectation(cls, field: str) -> str:
         """What values a setting takes, in words."""
@@ -189,6 +199,22 @@ class Settings(BaseSettings):
         links = {name.lower() for name in service_links()}
         environment.env_vars = {name: value for name, value in environment.env_vars.items() if name not in links}
         return init_settings, environment, TomlConfigSettingsSource(settings_cls, os.environ.get(CONFIG_VARIABLE))
+
+
+class _Restored(Settings):
+    """Settings that another process has read: these and no others."""
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def service_links() -> list[str]:

@@ -76,4 +76,4 @@ def _lane(compiled: list[tuple[FastRoute, Call]], container: Container) -> Lane:
         for route, call in compiled
         for method in route.methods or ()
     }
-    return Lane(routes if container.settings().fast_lane else {}, telemetry)
+    return Lane(routes if container.settings().fast_lane else {}, telemetry, container.readiness())

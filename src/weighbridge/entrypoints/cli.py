@@ -1,23 +1,12 @@
 """The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start."""
 
 import json
-import os
 import sys
 from typing import Any, NoReturn
 
 import click
-from pydantic import ValidationError
 
 from weighbridge import __version__
-from weighbridge.adapters.http.openapi import describe
-from weighbridge.adapters.http.prediction import ModelInput
-from weighbridge.adapters.weights import SettingsWeights
-from weighbridge.application.predict import PredictUseCase
-from weighbridge.container import Container
-from weighbridge.domain.errors import WeighbridgeError
-from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server.listener import CannotListen, listen, tls_context, url_of
-from weighbridge.server.worker import serve as serve_on
 from weighbridge.settings import InvalidSettings, Settings
 
 _CANNOT_START = 3
@@ -41,29 +30,13 @@ def serve(**flags: Any) -> None:
 
     A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    settings = _load(**given)
-    _occupy_standard_streams()
+    from weighbridge.entrypoints.serve import serve
+    from weighbridge.server.supervisor import CannotStart
+
     try:
-        tls = tls_context(settings)
-        listener = listen(settings.host, settings.port)
-    except InvalidSettings as exc:
+        serve({name: value for name, value in flags.items() if value is not None})
+    except (InvalidSettings, CannotStart) as exc:
         _cannot_start(str(exc))
-    except CannotListen as exc:
-        if exc.host_is_wrong:
-            name = "--host" if "host" in given else "WEIGHBRIDGE_HOST"
-            _cannot_start(f"{name}: expected an address of this machine, got {settings.host!r}: {exc}")
-        name = "--port" if "port" in given else "WEIGHBRIDGE_PORT"
-        _cannot_start(f"{name}: expected a port that can be listened on, got {settings.port}: {exc}")
-    container = Container(settings=settings)
-    url = url_of(listener, secure=tls is not None)
-
-    def announce() -> None:
-        container.logger().info("listening", url=url)
-        if os.isatty(1):
-            click.echo(_welcome(url, settings), err=True)
-
-    serve_on(lambda: create_app(container), listener, settings, tls=tls, on_started=announce)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -71,6 +44,13 @@ def serve(**flags: Any) -> None:
 @click.option("--scale-factor", type=float, default=1.0, show_default=True, help="What the score is multiplied by.")
 def predict(features: tuple[float, ...], scale_factor: float) -> None:
     """Score one row without a server, with the weights of the settings."""
+    from pydantic import ValidationError
+
+    from weighbridge.adapters.http.prediction import ModelInput
+    from weighbridge.adapters.weights import SettingsWeights
+    from weighbridge.application.predict import PredictUseCase
+    from weighbridge.domain.errors import WeighbridgeError
+
     settings = _load()
     use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
     try:
@@ -93,16 +73,11 @@ def check() -> None:
 @main.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
+    from weighbridge.adapters.http.openapi import describe
+    from weighbridge.container import Container
+    from weighbridge.entrypoints.asgi import create_app
+
     click.echo(json.dumps(describe(create_app(Container(settings=_load()))), indent=2))
-
-
-def _occupy_standard_streams() -> None:
-    """Put the null device where a standard stream is closed: the next socket would stand there, and be logged into."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
 
 
 def _load(**flags: Any) -> Settings:
@@ -116,12 +91,3 @@ def _cannot_start(why: str) -> NoReturn:
     for line in why.splitlines():
         click.echo(f"weighbridge: {line}", err=True)
     sys.exit(_CANNOT_START)
-
-
-def _welcome(url: str, settings: Settings) -> str:
-    row = json.dumps({"features": [1.0] * len(settings.weights)})
-    return f"""
-  Weighbridge {__version__} answers at {url}
-  Docs: {url}/docs
-  Try:  curl {url}/predict -H 'Content-Type: application/json' -d '{row}'
-"""

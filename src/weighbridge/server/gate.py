@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
+from weighbridge.server.scoreboard import Vitals
 from weighbridge.settings import Settings
 
 _SWEEP_SECONDS = 0.25
@@ -33,6 +35,10 @@ class Connection(Protocol):
         """Read on."""
         ...
 
+    def shutdown(self) -> None:
+        """End with the next reply, or when at rest."""
+        ...
+
 
 class Gate:
     """Keeps count of the bytes that all connections buffer, and looks at each connection a few times a second.
@@ -40,11 +46,18 @@ class Gate:
     Above three quarters of `max_buffered_bytes` all but the oldest holder stop reading; above all of it the youngest
     holders are shed until the rest fits, or is the oldest alone. So that one always comes through.
     One sweep over all connections replaces a timer for each, which would cost time on every request and leak on resets.
+
+    When the process is to end, first `draining` asks every client to leave, then `closing` ends what is at rest;
+    `give_back` takes the descriptor of such a connection where another process goes on with it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, vitals: Vitals | None = None) -> None:
         self.settings = settings
+        self.vitals = Vitals() if vitals is None else vitals
         self.connections: set[Connection] = set()
+        self.draining = False
+        self.closing = False
+        self.give_back: Callable[[int], bool] | None = None
         self.held = 0
         self._budget = max(settings.max_buffered_bytes, settings.max_body_bytes)
         self._holders: OrderedDict[Connection, int] = OrderedDict()
@@ -83,6 +96,14 @@ class Gate:
         now = perf_counter()
         for connection in list(self.connections):
             connection.sweep(now)
+        self.vitals.buffered_bytes = self.held
+        self.vitals.beats += 1
+
+    def drain(self) -> None:
+        """Ask every client to leave: its next reply is its connection's last."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.shutdown()
 
     def start_of_reply(self, state: ServerState, status: int) -> str:
         """Status line and the headers that uvicorn gives every reply; it renews those, the date, once a second."""

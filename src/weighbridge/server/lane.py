@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.application.readiness import Readiness
 from weighbridge.server.head import Head, LaneRoutes
 
 END_OF_HEAD = b"\r\n\r\n"
@@ -24,6 +25,7 @@ class Lane:
 
     routes: LaneRoutes
     telemetry: RequestTelemetry
+    readiness: Readiness
     known_heads: dict[bytes, Head] = field(default_factory=dict)
     _forgot: float = 0.0
 

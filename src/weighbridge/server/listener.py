@@ -1,6 +1,7 @@
 """The listening socket and its TLS: made by the service itself, which can say in one line why it could not."""
 
 import errno
+import resource
 import socket
 import ssl
 from ipaddress import IPv6Address, ip_address
@@ -8,6 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from weighbridge.settings import InvalidSettings, Settings
 
 _BACKLOG = 2048
+_SPARE_DESCRIPTORS = 64
 
 
 class CannotListen(Exception):
@@ -37,6 +39,21 @@ def listen(host: str, port: int) -> socket.socket:
         host_is_wrong = exc.errno == errno.EADDRNOTAVAIL
         raise CannotListen(exc.strerror or str(exc), host_is_wrong=host_is_wrong) from exc
     return listener
+
+
+def most_connections(settings: Settings) -> int:
+    """How many connections one process may hold: its share of the settings', below its limit on open files.
+
+    That limit is raised as far as the system lets it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    share = max(1, settings.max_connections // max(1, settings.workers))
+    wanted = share + _SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        share = max(1, min(share, soft - _SPARE_DESCRIPTORS))
+    return share
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -25,6 +25,7 @@ from weighbridge.server.head import Head, body_too_large, headers_too_large, jud
 from weighbridge.server.lane import END_OF_HEAD, Lane
 
 _LINGER_SECONDS = 2.0
+_QUIET_SECONDS = 1.0
 _HIGH_WATER_OF_TLS = 16 * 1024
 _PARSED_AT_ONCE = 8192
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
@@ -58,7 +59,7 @@ class GateProtocol(HttpToolsProtocol):
         # At rest: no request has begun, none is in hand.
         self._at_rest = True
         self._in_message = False
-        self._ending = False
+        self._ending = self.gate.draining
         self._crowded = False
         self._half_closed = False
         self._backlog = b""
@@ -88,6 +89,7 @@ class GateProtocol(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self.gate.connections.discard(self)
+        self.gate.vitals.closed += 1
         self.gate.hold(self, 0)
         if self._in_message:
             self._telemetry.abandoned(request_id=self._request_id())
@@ -142,11 +144,28 @@ class GateProtocol(HttpToolsProtocol):
             if waited > _LINGER_SECONDS:
                 self.transport.abort()
         elif self._at_rest:
-            fresh = self._since == self._connected
-            if waited > (self._limits.header_timeout if fresh else self._limits.keep_alive_timeout):
-                self._close()
+            self._sweep_at_rest(waited)
         elif self._in_message:
             self._sweep_arriving(waited)
+
+    def _sweep_at_rest(self, waited: float) -> None:
+        if self.gate.closing:
+            if not self._hand_back() and waited > _QUIET_SECONDS:  # a client that was just active may be sending
+                self._close()
+        elif waited > (
+            self._limits.header_timeout if self._since == self._connected else self._limits.keep_alive_timeout
+        ):
+            self._close()
+
+    def _hand_back(self) -> bool:
+        """Let another process go on with the connection, if there is one and nothing is kept of it here."""
+        give_back = self.gate.give_back
+        if give_back is None or self.scheme != "http" or self.transport.get_write_buffer_size():
+            return False
+        given = give_back(self.transport.get_extra_info("socket").fileno())
+        if given:
+            self.transport.abort()  # which ends what this process has of it, and no more
+        return given
 
     def _sweep_arriving(self, waited: float) -> None:
         if self._head is None:
@@ -180,12 +199,11 @@ class GateProtocol(HttpToolsProtocol):
 
     @override
     def shutdown(self) -> None:
-        """End the connection as soon as the request that has begun on it is answered."""
-        self._ending = True
-        if self._answering:
-            self.cycle.keep_alive = False
-        elif not self._in_message:
-            self._close()
+        """End the connection with its next reply; one at rest that is handed back need not end."""
+        if self.gate.give_back is None or self.scheme != "http":
+            self._ending = True
+            if self._answering:
+                self.cycle.keep_alive = False
 
     # Called by the parser
 

@@ -1,26 +1,131 @@
-"""A process that serves an application on a socket that it is given."""
+"""The data plane: an application behind the gate, which is given its connections one by one; and a process of it."""
 
 import asyncio
 import contextlib
 import ctypes
 import gc
+import math
+import os
 import signal
 import socket
-import ssl
+import sys
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
+from typing_extensions import override
 
+from weighbridge.server.channel import Channel, Message, Word
 from weighbridge.server.gate import Gate
+from weighbridge.server.lane import Lane
+from weighbridge.server.listener import tls_context
 from weighbridge.server.protocol import GateProtocol
+from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _LARGE_BLOCK = 128 * 1024
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 
-def _keep_large_blocks_apart() -> None:
+class Factory(Protocol):
+    """Makes the application of a process."""
+
+    def __call__(self, settings: Settings, metrics: memoryview | None) -> ASGIApp:
+        """The application; it counts in the memory `metrics`, where that is given."""
+        ...
+
+
+class DataPlane(uvicorn.Server):
+    """uvicorn's server behind the gate, without a listener: whoever accepts connections gives them to `adopt`."""
+
+    def __init__(
+        self, factory: Callable[[], ASGIApp], settings: Settings, gate: Gate, on_started: Callable[[], None]
+    ) -> None:
+        tls = tls_context(settings)
+        super().__init__(
+            uvicorn.Config(
+                factory,
+                factory=True,
+                http=GateProtocol.bound_to(gate),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
+            )
+        )
+        self._gate = gate
+        self._on_started = on_started
+        self._handshake_timeout = None if tls is None else settings.header_timeout
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._adopted = 0
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._gate.start(asyncio.get_running_loop())
+        gc.freeze()  # what start-up has built stays: the collector need not look at it again
+        self._on_started()
+
+    @property
+    def connections(self) -> int:
+        """How many it holds."""
+        return self._adopted - self._gate.vitals.closed
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        self._adopted += 1
+        task = asyncio.ensure_future(self._adopt(connection))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=self._handshake_timeout
+            )
+        except OSError:  # it is gone already, or its TLS handshake failed
+            self._gate.vitals.closed += 1
+
+    def _protocol(self) -> asyncio.Protocol:
+        connect: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return connect(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def drain(self) -> None:
+        """Be not ready, serve on, and ask every client to leave."""
+        lane: Lane = self.lifespan.state["lane"]
+        lane.readiness.draining()
+        self._gate.drain()
+
+    def close(self) -> None:
+        """Finish what is in hand, and end."""
+        self.should_exit = True
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gate.closing = True
+        if self._adopting:
+            await asyncio.wait(self._adopting)
+        await super().shutdown(sockets)
+
+    @override
+    async def on_tick(self, counter: int) -> bool:
+        self._gate.vitals.in_flight = len(self.server_state.tasks)
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    @override
+    def capture_signals(self) -> Iterator[None]:
+        yield  # they are for whoever runs it
+
+
+def tune_memory() -> None:
     """Have malloc map each large block by itself, so that bodies which grow side by side leave no holes.
 
     glibc begins so, but moves the threshold up with every large block that is freed. Other libraries have no such call.
@@ -29,76 +134,57 @@ def _keep_large_blocks_apart() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server behind the gate; a signal ends it normally, where its base would die of it."""
+class _Worker:
+    """A data plane that is directed by a supervisor, over a channel."""
 
-    def __init__(
-        self, config: uvicorn.Config, listener: socket.socket, gate: Gate, on_started: Callable[[], None]
-    ) -> None:
-        super().__init__(config)
-        self._listener = listener
-        self._gate = gate
-        self._on_started = on_started
+    def __init__(self, factory: Factory, channel: Channel, settings: Settings, scoreboard: Scoreboard) -> None:
+        self._channel = channel
+        self._gate = Gate(settings, scoreboard.vitals)
+        self._plane = DataPlane(lambda: factory(settings, scoreboard.metrics), settings, self._gate, self._started)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        loop = asyncio.get_running_loop()
-        context = self.config.ssl
-        handshake_timeout = None if context is None else self._gate.settings.header_timeout
-        self.servers.append(
-            await loop.create_server(
-                self._connection,
-                sock=self._listener,
-                backlog=self.config.backlog,
-                ssl=context,
-                ssl_handshake_timeout=handshake_timeout,
-            )
-        )
-        self._gate.start(loop)
-        gc.freeze()  # what start-up has built stays: the collector need not look at it again
-        self._on_started()
+    def run(self) -> None:
+        """Serve until the supervisor says otherwise, or is gone."""
+        tune_memory()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._plane.serve(sockets=[]))
 
-    def _connection(self) -> asyncio.Protocol:
-        connect: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        return connect(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _started(self) -> None:
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._heed)
+        self._channel.send(Word.READY)
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        yield
+    def _heed(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._obey(self._channel.receive()):
+                pass
 
-    def _stop(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
+    def _obey(self, message: Message | None) -> bool:
+        """Do what a message says; whether more may come."""
+        match message:
+            case Word.CONNECTION, _, int(descriptor):
+                self._plane.adopt(socket.socket(fileno=descriptor))
+            case Word.DRAIN, *_:
+                self._plane.drain()
+            case Word.RETIRE, *_:
+                self._gate.give_back = self._give_back
+                self._plane.close()
+            case _:  # to close, or no supervisor any more
+                self._plane.close()
+                asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                return False
+        return True
+
+    def _give_back(self, descriptor: int) -> bool:
+        return self._channel.send(Word.CONNECTION, descriptor=descriptor)
 
 
-def serve(
-    factory: Callable[[], ASGIApp],
-    listener: socket.socket,
-    settings: Settings,
-    *,
-    tls: ssl.SSLContext | None,
-    on_started: Callable[[], None],
-) -> None:
-    """Serve what `factory` makes until SIGTERM or SIGINT; a second one does not wait for requests in hand.
-
-    `on_started` is called once, when requests are answered.
-    """
-    _keep_large_blocks_apart()
-    gate = Gate(settings)
-    config = uvicorn.Config(
-        factory,
-        factory=True,
-        loop="uvloop",
-        http=GateProtocol.bound_to(gate),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ssl_context_factory=None if tls is None else lambda *_: tls,
-    )
-    _Server(config, listener, gate, on_started).run(sockets=[])
+def work(factory: Factory) -> None:
+    """Be the worker whose channel is the descriptor that the command line names; its supervisor handles the signals."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    match channel.receive():  # it was sent before this process began
+        case Word.START, snapshot, int(descriptor):
+            scoreboard = Scoreboard(descriptor)
+            os.close(descriptor)  # the mapping stays
+            _Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()

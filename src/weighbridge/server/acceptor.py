@@ -1,0 +1,85 @@
+"""Accepting connections, and the end of it: none that was accepted is reset."""
+
+import asyncio
+import ctypes
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+
+_PAUSE_SECONDS = 0.1
+_HANDSHAKE_SECONDS = 0.2
+
+_SO_ATTACH_FILTER = 26  # of Linux' asm-generic/socket.h
+# Classic BPF, as (code, jump if true, jump if false, operand): a TCP segment that has SYN set is dropped.
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte with the flags
+    (0x45, 0, 1, 0x02),  # is SYN set?
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFF),  # pass it
+)
+
+
+class Acceptor:
+    """Accepts connections from a listening socket while it is running, and gives each to `give`.
+
+    An `inherited` socket belongs to whoever started the service: it is left as it is, with what has queued in it.
+    """
+
+    def __init__(
+        self, listener: socket.socket, give: Callable[[socket.socket], None], *, inherited: bool = False
+    ) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._give = give
+        self._inherited = inherited
+        self._running = False
+
+    def start(self) -> None:
+        """Accept from now on, in the loop that runs; nothing once it has finished."""
+        if not self._running and self._listener.fileno() >= 0:
+            self._running = True
+            asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+
+    def stop(self) -> None:
+        """Accept no more until it is started again: whoever connects waits in the queue."""
+        if self._running:
+            self._running = False
+            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+
+    async def finish(self) -> None:
+        """Give away what has queued, and close: from then on the port refuses connections.
+
+        A connection that the kernel completes after the last accept would be reset by the close. So first a filter
+        keeps new ones out, and those whose handshake is under way get the time to complete it.
+        """
+        if not self._inherited:
+            _keep_out(self._listener)
+            await asyncio.sleep(_HANDSHAKE_SECONDS)
+            self.start()
+            self._accept()
+        self.stop()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while self._running:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:  # it was gone before it was accepted
+                continue
+            except OSError:  # no descriptors or no memory are left: others have to end first
+                self.stop()
+                asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self.start)
+                return
+            self._give(connection)
+
+
+def _keep_out(listener: socket.socket) -> None:
+    """Attach the filter; a kernel that knows none leaves a window of some microseconds."""
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN))
+    with suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
+        )

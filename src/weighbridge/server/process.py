@@ -1,0 +1,131 @@
+"""A worker as its supervisor sees it: a process, a channel to it, and the memory that they share."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from enum import StrEnum
+from time import monotonic
+
+from weighbridge.server.channel import Channel, Word
+from weighbridge.server.scoreboard import Scoreboard
+from weighbridge.settings import Settings
+
+TICK_SECONDS = 0.25
+_SILENT_SECONDS = 1.0
+_LIVED_SECONDS = 1.0
+
+
+class State(StrEnum):
+    """What a worker does."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"
+
+
+class WorkerProcess:
+    """A process that answers requests, run by `command` with the descriptor of its channel after it."""
+
+    def __init__(self, command: Sequence[str], settings: Settings, *, most_connections: int) -> None:
+        self.channel, self._far_end = Channel.pair()
+        self.scoreboard = Scoreboard.create()
+        self.channel.send(Word.START, settings.snapshot(), descriptor=self.scoreboard.descriptor)
+        os.close(self.scoreboard.descriptor)  # the mapping stays
+        far = self._far_end.fileno()
+        self._process = subprocess.Popen([*command, str(far)], stdin=subprocess.DEVNULL, pass_fds=[far])
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self.state = State.STARTING
+        self.began = monotonic()
+        self.came_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
+        self._most_connections = most_connections
+        self._ready_at = float("inf")
+        self._verdict: str | None = None
+        self._handed = 0
+        self._beats = 0
+        self._silent_ticks = 0
+
+    @property
+    def connections(self) -> int:
+        """How many it holds, those on their way to it included."""
+        return self._handed - self.scoreboard.vitals.closed
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long its event loop has given no sign of life."""
+        return self._silent_ticks * TICK_SECONDS
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it should be given nothing before it gives a sign of life."""
+        return self.silent_seconds >= _SILENT_SECONDS
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it should be given connections."""
+        return self.state is State.READY and not self.is_silent and self.connections < self._most_connections
+
+    @property
+    def has_lived(self) -> bool:
+        """Whether it was ready for long enough to be worth replacing at once."""
+        return monotonic() - self._ready_at > _LIVED_SECONDS
+
+    def ready(self) -> None:
+        """It answers from now on."""
+        self.state = State.READY
+        self._ready_at = monotonic()
+        self.came_up.set_result(True)
+
+    def take(self, connection: socket.socket) -> bool:
+        """Hand over a connection; False when the worker cannot be reached."""
+        taken = self.channel.send(Word.CONNECTION, descriptor=connection.fileno())
+        self._handed += taken
+        return taken
+
+    def look(self) -> None:
+        """Look for a sign of life; called at every tick, so that time in which nobody looked does not count."""
+        beats = self.scoreboard.vitals.beats
+        self._silent_ticks = 0 if beats != self._beats or self.state is State.STARTING else self._silent_ticks + 1
+        self._beats = beats
+
+    def never_received(self) -> list[socket.socket]:
+        """The connections that it was sent but has not received, taken back."""
+        connections: list[socket.socket] = []
+        try:
+            while True:
+                match self._far_end.receive():
+                    case Word.CONNECTION, _, int(descriptor):
+                        connections.append(socket.socket(fileno=descriptor))
+                    case None:
+                        break
+        except BlockingIOError:
+            pass
+        self._handed -= len(connections)
+        return connections
+
+    def retire(self, word: Word) -> None:
+        """Have it end in its own time."""
+        self.state = State.RETIRING
+        self.channel.send(word)
+
+    def kill(self, verdict: str) -> None:
+        """End it at once; the verdict is how it ended."""
+        self._verdict = self._verdict or verdict
+        self._process.kill()
+
+    def ended(self) -> str:
+        """How it ended, once it has; releases all that is held of it but its memory."""
+        code = self._process.wait()
+        self.channel.close()
+        self._far_end.close()
+        os.close(self.pidfd)
+        if not self.came_up.done():
+            self.came_up.set_result(False)
+        self.gone.set()
+        if self._verdict is not None:
+            return self._verdict
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -1,0 +1,42 @@
+"""What a worker shares with its supervisor: memory that outlives the worker, however that ends."""
+
+import ctypes
+import mmap
+import os
+from typing import Self
+
+METRICS_BYTES = 1024 * 1024
+
+
+class Vitals(ctypes.Structure):
+    """Signs of life. A worker writes them, its supervisor reads; each is one aligned word, so none is ever half new."""
+
+    _fields_ = (
+        ("beats", ctypes.c_uint64),  # goes up a few times a second while the event loop runs
+        ("closed", ctypes.c_uint64),  # connections that have ended or were handed back, from the start
+        ("in_flight", ctypes.c_uint64),  # requests that the application works on
+        ("buffered_bytes", ctypes.c_uint64),  # what all connections buffer
+    )
+
+    beats: int
+    closed: int
+    in_flight: int
+    buffered_bytes: int
+
+
+class Scoreboard:
+    """The shared memory of one worker: its vitals, and after them the table of its metrics."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        size = ctypes.sizeof(Vitals)
+        self._memory = mmap.mmap(descriptor, size + METRICS_BYTES)
+        self.vitals = Vitals.from_buffer(self._memory)
+        self.metrics = memoryview(self._memory)[size:]
+
+    @classmethod
+    def create(cls) -> Self:
+        """A new one, all zero, in memory that no file system holds."""
+        descriptor = os.memfd_create("weighbridge-worker")
+        os.ftruncate(descriptor, ctypes.sizeof(Vitals) + METRICS_BYTES)
+        return cls(descriptor)

@@ -1,0 +1,284 @@
+"""The supervisor: owns the listening socket, gives connections to workers, and replaces those that end or hang.
+
+It imports none of what workers need to answer requests, so that it stays small and has little to fail on.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from secrets import randbelow
+
+from structlog.typing import FilteringBoundLogger
+
+from weighbridge.server.acceptor import Acceptor
+from weighbridge.server.channel import Word
+from weighbridge.server.listener import most_connections
+from weighbridge.server.process import TICK_SECONDS, State, WorkerProcess
+from weighbridge.settings import InvalidSettings, Settings
+
+_FIRST_DELAY = 0.25
+_LONGEST_DELAY = 30.0
+_FIXED = ("host", "port", "workers", "admin_host", "admin_port", "admin_token", "log_level", "log_format")
+
+
+class CannotStart(Exception):
+    """A worker did not come up when the service was started; the message is the reason."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """The place of one worker, which is kept filled."""
+
+    number: int
+    worker: WorkerProcess | None = None
+    failures: int = 0
+    restarts: int = 0
+    reason: str | None = None
+    refill: asyncio.TimerHandle | None = None
+
+
+class Supervisor:
+    """Keeps `settings.workers` workers, each run by `command`, and gives them the connections of a listener.
+
+    `reread` reads the settings anew when SIGHUP comes, and raises InvalidSettings.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        settings: Settings,
+        listener: socket.socket,
+        logger: FilteringBoundLogger,
+        reread: Callable[[], Settings],
+    ) -> None:
+        self._command = command
+        self._settings = settings
+        self._logger = logger
+        self._reread = reread
+        self._acceptor = Acceptor(listener, self._give)
+        self._slots = [Slot(number) for number in range(settings.workers)]
+        self._workers: set[WorkerProcess] = set()
+        self._waiting: list[socket.socket] = []
+        self._most_connections = most_connections(settings)
+        self._started = False
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._rolling: asyncio.Task[None] | None = None
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT; a second one does not wait for requests in hand. Raises CannotStart."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        try:
+            await self._start()
+            if self._started:
+                self._tick()
+                on_ready()
+                await self._stopping.wait()
+                await self._drain()
+        finally:
+            await self._end()
+
+    def not_ready(self) -> str | None:
+        """Why the service takes no requests; None when it does."""
+        if self._stopping.is_set():
+            return "draining"
+        if any(worker.takes_more for worker in self._workers):
+            return None
+        if any(worker.state is State.READY for worker in self._workers):
+            return "every worker is full, or shows no sign of life"
+        return "; ".join(["starting", *(f"worker {slot.number}: {slot.reason}" for slot in self._slots if slot.reason)])
+
+    # Start and stop
+
+    async def _start(self) -> None:
+        first = [self._fill(slot) for slot in self._slots]
+        came_up = [await worker.came_up for worker in first]
+        if self._stopping.is_set():
+            return
+        if not all(came_up):
+            raise CannotStart("expected every worker to come up, got one that did not; what it wrote says why")
+        self._started = True
+
+    def _stop(self) -> None:
+        second = self._stopping.is_set()
+        self._stopping.set()
+        if second or not self._started:
+            self._at_once.set()
+            for worker in self._workers:
+                worker.kill("the service was stopped")
+
+    async def _drain(self) -> None:
+        """Let clients know, then accept no more, then let the workers finish."""
+        if self._rolling is not None:
+            self._rolling.cancel()
+        for worker in self._workers:
+            if worker.state is State.STARTING:
+                worker.kill("the service was stopped")
+            else:
+                worker.channel.send(Word.DRAIN)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._at_once.wait(), self._settings.drain_delay)
+        await self._acceptor.finish()
+        for worker in self._workers:
+            worker.retire(Word.CLOSE)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_gone(), self._settings.drain_timeout)
+
+    async def _end(self) -> None:
+        self._stopping.set()
+        self._acceptor.stop()
+        for worker in self._workers:
+            worker.kill("the service has ended")
+        await self._all_gone()
+        for connection in self._waiting:
+            connection.close()
+
+    async def _all_gone(self) -> None:
+        for worker in list(self._workers):
+            await worker.gone.wait()
+
+    # Workers
+
+    def _fill(self, slot: Slot) -> WorkerProcess:
+        slot.worker = worker = self._spawn(slot)
+        return worker
+
+    def _spawn(self, slot: Slot) -> WorkerProcess:
+        worker = WorkerProcess(self._command, self._settings, most_connections=self._most_connections)
+        self._workers.add(worker)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(worker.channel.fileno(), self._listen_to, worker)
+        loop.add_reader(worker.pidfd, self._bury, worker, slot)
+        self._logger.info("worker_started", worker=slot.number, pid=worker.pid)
+        return worker
+
+    def _listen_to(self, worker: WorkerProcess) -> None:
+        try:
+            while True:
+                match worker.channel.receive():
+                    case Word.READY, *_:
+                        worker.ready()
+                        self._offer()
+                    case Word.CONNECTION, _, int(descriptor):
+                        self._give(socket.socket(fileno=descriptor))
+                    case _:
+                        return
+        except BlockingIOError:
+            return
+
+    def _bury(self, worker: WorkerProcess, slot: Slot) -> None:
+        """See to what a worker that has ended leaves behind, and fill its slot again."""
+        loop = asyncio.get_running_loop()
+        self._listen_to(worker)
+        loop.remove_reader(worker.channel.fileno())
+        loop.remove_reader(worker.pidfd)
+        self._workers.discard(worker)
+        left = worker.never_received()
+        how = worker.ended()
+        if slot.worker is worker:
+            slot.worker = None
+            if self._started and not self._stopping.is_set():
+                self._refill(slot, worker, how)
+        for connection in left:
+            self._give(connection)
+
+    def _refill(self, slot: Slot, worker: WorkerProcess, how: str) -> None:
+        slot.restarts += 1
+        slot.reason = how
+        slot.failures = 0 if worker.has_lived else slot.failures + 1
+        delay = _backoff(slot.failures)
+        self._logger.error("worker_died", worker=slot.number, pid=worker.pid, reason=how, restart_in=round(delay, 2))
+        slot.refill = asyncio.get_running_loop().call_later(delay, self._fill, slot)
+
+    def _tick(self) -> None:
+        asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        for worker in list(self._workers):
+            worker.look()
+            if worker.silent_seconds >= self._settings.hang_timeout:
+                worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
+            elif worker.is_silent and worker.state is State.READY:
+                for connection in worker.never_received():
+                    self._give(connection)
+        self._offer()
+
+    # Rolling
+
+    def _reload(self) -> None:
+        if self._started and not self._stopping.is_set():
+            self._rolling = asyncio.ensure_future(self._roll(self._rolling))
+
+    async def _roll(self, previous: asyncio.Task[None] | None) -> None:
+        """Replace every worker by one with the settings read anew; if the first does not come up, change nothing."""
+        if previous is not None:
+            await asyncio.wait({previous})
+        try:
+            settings = self._reread()
+        except InvalidSettings as exc:
+            self._refuse_reload(str(exc))
+            return
+        former, self._settings = self._settings, settings
+        fixed = [name for name in _FIXED if getattr(former, name) != getattr(settings, name)]
+        if fixed:
+            self._logger.warning("settings_need_a_restart", settings=fixed)
+        for slot in self._slots:
+            for failures in count():
+                worker = self._spawn(slot)
+                if await worker.came_up and not worker.gone.is_set():
+                    break
+                if slot is self._slots[0]:
+                    self._settings = former
+                    self._refuse_reload("expected a worker with the new settings to come up, got one that did not")
+                    return
+                await asyncio.sleep(_backoff(failures + 1))
+            await self._succeed(slot, worker)
+        self._logger.info("reloaded")
+
+    def _refuse_reload(self, reason: str) -> None:
+        self._logger.error("reload_refused", reason=reason)
+
+    async def _succeed(self, slot: Slot, worker: WorkerProcess) -> None:
+        """Put a new worker in the place of the one in the slot, which hands back its connections and ends."""
+        old, slot.worker = slot.worker, worker
+        if slot.refill is not None:
+            slot.refill.cancel()
+        if old is None:
+            return
+        old.retire(Word.RETIRE)
+        try:
+            await asyncio.wait_for(old.gone.wait(), self._settings.drain_timeout)
+        except TimeoutError:
+            old.kill("requests in hand took too long")
+
+    # Connections
+
+    def _give(self, connection: socket.socket) -> None:
+        """Hand a connection to the worker with the fewest; when none takes it, it waits, and no more are accepted."""
+        takers = [worker for worker in self._workers if worker.takes_more]
+        for worker in sorted(takers, key=lambda worker: worker.connections):
+            if worker.take(connection):
+                connection.close()
+                return
+        self._waiting.append(connection)
+        self._acceptor.stop()
+
+    def _offer(self) -> None:
+        """Hand over what waits, and accept again if a worker takes more."""
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            self._give(connection)
+        if self._started and not self._waiting and any(worker.takes_more for worker in self._workers):
+            self._acceptor.start()
+
+
+def _backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row, jittered, so that workers do not all come back at once."""
+    if not failures:
+        return 0.0
+    return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (failures - 1)) * (0.75 + randbelow(50) / 100)
