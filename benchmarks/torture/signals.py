@@ -13,7 +13,7 @@ from benchmarks.torture.exchanges import HOST, Journal
 from benchmarks.torture.report import Row
 from benchmarks.torture.service import Service, client_ports, is_alive, running, tree_of
 
-_TIMES = 20
+_TIMES = 6
 _DRAIN_DELAYS = (0.0, 0.5)
 _DRAIN_TIMEOUT = 10.0
 _KILL_SECONDS = 3.0

@@ -37,7 +37,7 @@ class SlowPredict(PredictUseCase):
         return super().__call__(features, scale_factor)
 
 
-def slow_app(settings: Settings) -> FastAPI:
+def slow_app(settings: Settings, _metrics: memoryview | None) -> FastAPI:
     """The application of the service with this model."""
     container = Container(settings=settings)
     container.predict.override(

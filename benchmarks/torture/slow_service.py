@@ -1,10 +1,8 @@
-"""`python -m benchmarks.torture.slow_service`: the real service, with a model that takes time."""
+"""`python -m benchmarks.torture.slow_service`: the real service, with a model that takes time in its workers."""
 
-from benchmarks.torture.slow_model import slow_app
-from weighbridge.server.listener import listen
-from weighbridge.server.worker import serve
-from weighbridge.settings import Settings
+import sys
+
+from weighbridge.entrypoints.serve import serve
 
 if __name__ == "__main__":
-    settings = Settings.load()
-    serve(lambda: slow_app(settings), listen(settings.host, settings.port), settings, tls=None, on_started=lambda: None)
+    serve({}, worker=(sys.executable, "-m", "benchmarks.torture.slow_worker"))

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -163,4 +163,5 @@ def _squeezed(pids: list[int]) -> Iterator[None]:
         yield
     finally:
         for pid, limit in limits.items():
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+            with suppress(ProcessLookupError):  # it may have ended meanwhile, which the row will say
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
