@@ -28,6 +28,7 @@ _FLOOD_SECONDS = 6.0
 _RESETS = 100_000
 _AT_ONCE = 100
 _MIB = 1024 * 1024
+_ONE_PROCESS = {"WEIGHBRIDGE_LOG_REQUESTS": "none", "WEIGHBRIDGE_WORKERS": "0", "WEIGHBRIDGE_ADMIN_PORT": "off"}
 _RESET = struct.pack("ii", 1, 0)
 
 _BODY = b'{"features":[1.5,2.25,-0.75,4.0]}'
@@ -50,7 +51,7 @@ class Service:
         self._process = subprocess.Popen(
             ["taskset", "-c", "0", sys.executable, "-m", "weighbridge", "serve", "--port", "0"],
             stdout=subprocess.PIPE,
-            env=ours | {"WEIGHBRIDGE_LOG_REQUESTS": "none"},
+            env=ours | _ONE_PROCESS,
         )
         self._log = cast("IO[bytes]", self._process.stdout)
         events = map(json.loads, iter(self._log.readline, b""))

@@ -42,7 +42,12 @@ def test_a_start_is_logged_as_json_with_the_url() -> None:
     with serving(WEIGHTS="[2, 3]") as service, service.client() as client:
         assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
 
-    assert [event["event"] for event in service.events] == ["service_started", "listening", "service_stopped"]
+    assert [event["event"] for event in service.events] == [
+        "worker_started",
+        "service_started",
+        "listening",
+        "service_stopped",
+    ]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", service.url)
 
 

@@ -11,6 +11,7 @@ ANNOUNCED = (
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(GOOD)
 )
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def begin(service: Service) -> socket.socket:
@@ -21,24 +22,30 @@ def begin(service: Service) -> socket.socket:
     return connection
 
 
+@pytest.fixture(params=["0", "1"], ids=["one process", "a worker"])
+def processes(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_service_normally(number: int) -> None:
-    with serving() as service:
+def test_a_signal_ends_the_service_normally(number: int, processes: str) -> None:
+    with serving(WORKERS=processes) as service:
         assert service.stop(number) == 0
 
-        assert [event["event"] for event in service.events] == ["service_started", "listening", "service_stopped"]
+        events = [event["event"] for event in service.events if event["event"] != "worker_started"]
+        assert events == ["service_started", "listening", "service_stopped"]
         assert service.complaints() == ""
 
 
-def test_an_idle_connection_does_not_hold_up_the_end() -> None:
-    with serving() as service, service.client() as client:
+def test_an_idle_connection_does_not_hold_up_the_end(processes: str) -> None:
+    with serving(WORKERS=processes) as service, service.client() as client:
         client.get("/health")
 
         assert service.stop() == 0
 
 
-def test_a_request_in_hand_is_finished() -> None:
-    with serving() as service, begin(service) as connection:
+def test_a_request_in_hand_is_finished(processes: str) -> None:
+    with serving(WORKERS=processes) as service, begin(service) as connection:
         service.process.send_signal(signal.SIGTERM)
         until(service.refuses)
         connection.sendall(GOOD)
@@ -50,10 +57,40 @@ def test_a_request_in_hand_is_finished() -> None:
         assert service.of("service_stopped")
 
 
-def test_a_second_signal_does_not_wait_for_requests_in_hand() -> None:
-    with serving() as service, begin(service):
+def test_a_second_signal_does_not_wait_for_requests_in_hand(processes: str) -> None:
+    with serving(WORKERS=processes) as service, begin(service):
         service.process.send_signal(signal.SIGTERM)
         until(service.refuses)
 
         assert service.stop() == 0
-        assert service.of("service_stopped")
+
+
+def test_the_one_process_serves_on_when_it_is_asked_to_reload() -> None:
+    with serving(WORKERS="0") as service, service.client() as client:
+        service.process.send_signal(signal.SIGHUP)
+
+        assert client.get("/health").status_code == 200
+
+
+def test_while_it_drains_it_serves_on_and_asks_clients_to_leave(processes: str) -> None:
+    with serving(WORKERS=processes, DRAIN_DELAY="1000") as service, service.client() as client:
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: client.get("/readyz").status_code == 503)
+        reply = client.get("/readyz")
+
+        assert reply.json()["detail"] == "draining"
+        assert reply.headers["connection"] == "close"
+        assert client.get("/health").status_code == 200
+        assert service.stop() == 0
+
+
+def test_a_connection_that_was_kept_ends_with_its_next_reply_while_it_drains(processes: str) -> None:
+    with serving(WORKERS=processes, DRAIN_DELAY="1000") as service, service.connect() as kept:
+        kept.sendall(HEALTH)
+        kept.recv(1024)
+        service.process.send_signal(signal.SIGTERM)
+        with service.client() as client:
+            until(lambda: client.get("/readyz").status_code == 503)
+        kept.sendall(HEALTH)
+
+        assert b"\r\nconnection: close\r\n" in read_to_the_end(kept)

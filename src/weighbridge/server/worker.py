@@ -26,6 +26,7 @@ from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_M_ARENA_MAX = -8
 _LARGE_BLOCK = 128 * 1024
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
@@ -70,7 +71,7 @@ class DataPlane(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._gate.start(asyncio.get_running_loop())
-        gc.freeze()  # what start-up has built stays: the collector need not look at it again
+        settle_memory()
         self._on_started()
 
     @property
@@ -126,12 +127,23 @@ class DataPlane(uvicorn.Server):
 
 
 def tune_memory() -> None:
-    """Have malloc map each large block by itself, so that bodies which grow side by side leave no holes.
+    """Have malloc give back what it can: bodies that grow side by side, and threads that read files, leave no holes.
 
-    glibc begins so, but moves the threshold up with every large block that is freed. Other libraries have no such call.
+    Large blocks are mapped each by itself; glibc begins so, but moves the threshold up with every one that is freed.
+    One arena serves all threads: those that read files would each keep their own. Other libraries have no such call.
     """
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def settle_memory() -> None:
+    """Give back what start-up needed only for itself; what it has built, the collector need not look at again."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Worker:

@@ -20,11 +20,27 @@ _MADE_ID = re.compile(rb"[0-9a-f]{12}-[0-9a-f]+")
 _LENGTH = re.compile(rb"(?<=content-length: )\d+")
 
 
+DESCRIPTOR = 4711
+
+
+class FakeSocket:
+    """A socket as far as its transport is asked for it."""
+
+    def fileno(self) -> int:
+        return DESCRIPTOR
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 8000
+
+    def getpeername(self) -> tuple[str, int]:
+        return "127.0.0.1", 50000
+
+
 class FakeTransport(asyncio.Transport):
     """Keeps what is written; all of it is read at once, unless a test says that some is not."""
 
     def __init__(self) -> None:
-        super().__init__({"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)})
+        super().__init__({"socket": FakeSocket()})
         self.written = b""
         self.unread = 0
         self.reading = True

@@ -27,6 +27,7 @@ class Client:
         self.size = 0
         self.paused = False
         self.was_shed = False
+        self.leaves = False
         self.swept: list[float] = []
 
     def hold(self, size: int) -> None:
@@ -39,6 +40,9 @@ class Client:
     def shed(self) -> None:
         self.was_shed = True
         self.hold(0)
+
+    def shutdown(self) -> None:
+        self.leaves = True
 
     def pause(self) -> None:
         self.paused = True
@@ -183,6 +187,22 @@ def test_every_connection_is_swept_a_few_times_a_second(gate: Gate, clock: Clock
     assert len(first.swept) == len(second.swept) == 2
     assert first.swept == sorted(first.swept)
     assert clock.delay <= 0.5
+
+
+def test_every_sweep_is_a_sign_of_life_and_tells_what_is_buffered(gate: Gate, clock: Clock) -> None:
+    clients(gate, 7)
+    gate.start(clock)
+    clock.next()
+
+    assert (gate.vitals.beats, gate.vitals.buffered_bytes) == (2, 7)
+
+
+def test_when_the_gate_drains_every_connection_is_asked_to_leave(gate: Gate) -> None:
+    [client] = clients(gate, 0)
+    gate.connections.add(client)
+    gate.drain()
+
+    assert client.leaves
 
 
 def test_a_connection_that_cannot_be_swept_does_not_end_all_sweeping(gate: Gate, clock: Clock) -> None:

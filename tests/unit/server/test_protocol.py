@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract import GOOD
 from tests.unit.log import Log
-from tests.unit.server.behind_gate import Connection, Served, served
+from tests.unit.server.behind_gate import DESCRIPTOR, Connection, Served, served
 from weighbridge.adapters.http.problems import Reply
 from weighbridge.server.head import LaneRoute
 
@@ -163,12 +163,107 @@ def test_what_was_sent_ahead_is_answered_at_the_end(here: Served) -> None:
     assert connection.transport.written.count(b"\r\nconnection: close\r\n") == 1
 
 
-def test_a_connection_at_rest_ends_at_once(here: Served) -> None:
+def test_a_connection_that_is_asked_to_leave_ends_with_its_next_reply(here: Served) -> None:
     connection = here.connect()
     connection.feed(HEALTH)
     connection.protocol.shutdown()
+    assert not connection.transport.closing
+
+    reply = connection.feed(HEALTH)
+
+    assert b"\r\nconnection: close\r\n" in reply
+    assert connection.transport.closing
+
+
+def test_a_connection_that_is_made_while_the_gate_drains_has_one_reply(here: Served) -> None:
+    here.gate.drain()
+
+    assert b"\r\nconnection: close\r\n" in here.connect().feed(HEALTH)
+
+
+@pytest.mark.parametrize(("quiet", "ends"), [(0.5, False), (1.5, True)])
+def test_when_all_is_to_end_a_connection_at_rest_ends_once_it_was_quiet(
+    here: Served, quiet: float, *, ends: bool
+) -> None:
+    connection = here.connect()
+    connection.feed(HEALTH)
+    here.gate.closing = True
+    connection.protocol.sweep(perf_counter() + quiet)
+
+    assert connection.transport.closing is ends
+
+
+def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(here: Served) -> None:
+    given: list[int] = []
+
+    def give(descriptor: int) -> bool:
+        given.append(descriptor)
+        return True
+
+    connection = here.connect()
+    connection.feed(HEALTH)
+    written = connection.transport.written
+    here.gate.give_back = give
+    here.gate.closing = True
+    connection.protocol.shutdown()
+    connection.protocol.sweep(perf_counter())
+
+    assert given == [DESCRIPTOR]
+    assert connection.transport.aborted
+    assert connection.transport.written == written
+
+
+def test_a_connection_with_a_request_in_hand_is_not_handed_back(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(HEALTH[:-1])
+    here.gate.give_back = lambda _: True
+    here.gate.closing = True
+    connection.protocol.shutdown()
+    connection.protocol.sweep(perf_counter())
+    assert not connection.transport.aborted
+
+    assert b"\r\nconnection: close\r\n" not in connection.feed(HEALTH[-1:])
+
+
+def test_a_connection_with_an_unread_reply_is_not_handed_back(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(HEALTH)
+    connection.transport.unread = 1
+    here.gate.give_back = lambda _: True
+    here.gate.closing = True
+    connection.protocol.sweep(perf_counter())
+
+    assert not connection.transport.aborted
+
+
+def test_a_connection_that_cannot_be_handed_back_ends_like_any_other(here: Served) -> None:
+    connection = here.connect()
+    connection.feed(HEALTH)
+    here.gate.give_back = lambda _: False
+    here.gate.closing = True
+    connection.protocol.sweep(perf_counter())
+    assert not connection.transport.aborted
+    connection.protocol.sweep(perf_counter() + 1.5)
 
     assert connection.transport.closing
+
+
+def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_with_it(here: Served) -> None:
+    connection = here.connect()
+    connection.protocol.scheme = "https"
+    here.gate.give_back = lambda _: True
+    here.gate.closing = True
+    connection.protocol.shutdown()
+    connection.protocol.sweep(perf_counter())
+    assert not connection.transport.aborted
+
+    assert b"\r\nconnection: close\r\n" in connection.feed(HEALTH)
+
+
+def test_an_ended_connection_is_counted(here: Served) -> None:
+    here.connect().protocol.connection_lost(None)
+
+    assert here.gate.vitals.closed == 1
 
 
 def leave_unread(connection: Connection, size: int) -> None:

@@ -1,0 +1,284 @@
+"""Nothing is lost: workers that are killed, stopped or replaced, and the end of their supervisor."""
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.contract import GOOD
+from tests.integration.service import Service, serving
+from tests.waiting import until
+
+PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(GOOD),
+    GOOD,
+)
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def ask(connection: socket.socket, request: bytes = PREDICT) -> bytes:
+    """The reply to a request on a connection that stays open."""
+    connection.sendall(request)
+    received = b""
+    while not received.endswith(b"}"):
+        chunk = connection.recv(65536)
+        assert chunk, "expected a whole reply, got the end of the connection"
+        received += chunk
+    return received
+
+
+def workers(service: Service) -> list[int]:
+    """The processes of all workers so far, in the order in which they were started."""
+    return [int(event["pid"]) for event in service.of("worker_started")]
+
+
+def wait_for(service: Service, event: str, count: int = 1) -> None:
+    """Return when the log has so many lines of one kind."""
+    until(lambda: len(service.of(event)) >= count)
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still; whatever happens, it goes on afterwards, if it is still there."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if lives(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+# Workers that end
+
+
+def test_a_killed_worker_is_replaced_and_connections_wait_for_the_new_one() -> None:
+    with serving() as service:
+        [first] = workers(service)
+        os.kill(first, signal.SIGKILL)
+        with service.connect() as connection:
+            assert ask(connection).startswith(OK)
+
+        [death] = service.of("worker_died")
+        assert (death["pid"], death["reason"]) == (first, "killed by SIGKILL")
+        assert len(workers(service)) == 2
+
+
+def test_a_killed_worker_takes_only_its_own_connections_along() -> None:
+    with serving(WORKERS="2") as service, service.connect() as one, service.connect() as other:
+        ask(one)
+        ask(other)
+        os.kill(workers(service)[0], signal.SIGKILL)
+        ends = {connection: read_until_killed(connection) for connection in (one, other)}
+
+        assert sorted(ends.values()) == ["answers", "has ended"]
+
+
+def read_until_killed(connection: socket.socket) -> str:
+    """Whether the connection goes on for as long as the service needs to notice a death."""
+    try:
+        ask(connection)
+        ask(connection)
+    except (ConnectionError, AssertionError):
+        return "has ended"
+    return "answers"
+
+
+def test_connections_are_given_to_the_worker_with_the_fewest() -> None:
+    with serving(WORKERS="2") as service:
+        connections = [service.connect() for _ in range(8)]
+        for connection in connections:
+            ask(connection)
+        held = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers(service)]
+        for connection in connections:
+            connection.close()
+
+        assert abs(held[0] - held[1]) <= 1
+
+
+def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
+    with serving() as service:
+        for deaths in range(1, 5):
+            wait_for(service, "worker_started", deaths)
+            os.kill(workers(service)[-1], signal.SIGKILL)
+            wait_for(service, "worker_died", deaths)
+        delays = [float(event["restart_in"]) for event in service.of("worker_died")]
+
+        assert delays[-3] < delays[-2] < delays[-1]
+        assert 1.4 < delays[-1] < 2.6
+
+
+# Workers that hang
+
+
+def test_a_stopped_worker_is_replaced_and_what_it_never_received_goes_to_the_next() -> None:
+    with serving(HANG_TIMEOUT="1.5") as service:
+        [first] = workers(service)
+        with stopped(first), service.connect() as connection:
+            assert ask(connection).startswith(OK)
+
+        [death] = service.of("worker_died")
+        assert (death["pid"], death["reason"]) == (first, "no sign of life for 1.5 s")
+
+
+def test_while_one_worker_stands_still_the_other_gets_all_new_connections() -> None:
+    with serving(WORKERS="2", HANG_TIMEOUT="1000") as service, stopped(workers(service)[0]):
+        for _ in range(6):
+            with service.connect() as connection:
+                assert ask(connection).startswith(OK)
+
+        assert not service.of("worker_died")
+
+
+# SIGHUP
+
+
+def reload(service: Service) -> None:
+    """Roll the workers, and wait until that is done."""
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(service, "reloaded")
+
+
+def test_a_connection_at_rest_outlives_the_worker_that_had_it() -> None:
+    with serving(WORKERS="2") as service, service.connect() as connection:
+        before = ask(connection)
+        old = workers(service)
+        reload(service)
+        after = ask(connection)
+
+        assert not any(map(lives, old))
+        assert before.partition(b"\r\n\r\n")[2] == after.partition(b"\r\n\r\n")[2]
+        assert b"connection: close" not in after
+
+
+def test_a_request_in_hand_is_finished_by_the_worker_that_began_it() -> None:
+    with serving() as service, service.connect() as connection:
+        [old] = workers(service)
+        connection.sendall(PREDICT[:-5])
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(service, "service_started", 2)
+        connection.sendall(PREDICT[-5:])
+        assert connection.recv(65536).startswith(OK)
+        wait_for(service, "reloaded")
+
+        assert not lives(old)
+        assert ask(connection).startswith(OK)
+
+
+def test_new_workers_have_the_settings_read_anew(tmp_path: Path) -> None:
+    config = tmp_path / "weighbridge.toml"
+    config.write_text("weights = [1.0]\nport = 0\n")
+    with serving(CONFIG=str(config)) as service, service.client() as client:
+        assert client.post("/predict", json={"features": [2.0]}).json()["prediction"] == 2.0
+        config.write_text("weights = [10.0]\nport = 1\nworkers = 3\n")
+        reload(service)
+        assert client.post("/predict", json={"features": [2.0]}).json()["prediction"] == 20.0
+
+        assert service.of("settings_need_a_restart")[0]["settings"] == ["workers"]
+
+
+def test_wrong_settings_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "weighbridge.toml"
+    config.write_text("weights = [1.0]\n")
+    with serving(CONFIG=str(config)) as service:
+        config.write_text("weights = []\n")
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(service, "reload_refused")
+        os.kill(workers(service)[0], signal.SIGKILL)
+
+        assert service.of("reload_refused")[0]["reason"].startswith(f"{config}: weights: expected a JSON array")
+        with service.connect() as connection:
+            assert ask(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_new_worker_that_does_not_come_up_changes_nothing() -> None:
+    with serving() as service, service.connect() as connection:
+        ask(connection)
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(service, "worker_started", 2)
+        os.kill(workers(service)[1], signal.SIGKILL)
+        wait_for(service, "reload_refused")
+
+        assert ask(connection).startswith(OK)
+        assert not service.of("worker_died")
+
+
+def test_a_second_reload_waits_for_the_first() -> None:
+    with serving() as service:
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(service, "worker_started", 2)
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(service, "reloaded", 2)
+
+        assert len(workers(service)) == 3
+
+
+# The end
+
+
+def test_no_worker_outlives_the_supervisor_and_the_port_is_free() -> None:
+    with serving(WORKERS="2") as service, service.connect() as connection:
+        ask(connection)
+        address = connection.getpeername()
+        pids = workers(service)
+        service.process.kill()
+        service.wait()
+        until(lambda: not any(map(lives, pids)))
+
+        socket.create_server(address).close()
+
+
+def test_a_service_that_is_stopped_before_it_has_started_ends_normally() -> None:
+    with serving() as service:
+        service.process.send_signal(signal.SIGHUP)
+        wait_for(service, "worker_started", 2)
+
+        assert service.stop() == 0
+
+
+def test_a_request_that_takes_too_long_to_finish_is_cut() -> None:
+    with serving(DRAIN_TIMEOUT="0.3") as service, service.connect() as connection:
+        connection.sendall(PREDICT[:-5])
+
+        assert service.stop() == 0
+        assert not connection.recv(1)
+
+
+# Limits
+
+
+@pytest.mark.parametrize("count", ["0", "1"])
+def test_a_connection_beyond_the_limit_waits_until_another_ends(count: str) -> None:
+    with (
+        serving(WORKERS=count, MAX_CONNECTIONS="1") as service,
+        service.connect() as first,
+        service.connect() as second,
+    ):
+        ask(first)
+        second.sendall(PREDICT)
+        first.close()
+
+        assert second.recv(65536).startswith(OK)
+
+
+def test_without_descriptors_it_accepts_again_once_there_are_some() -> None:
+    with serving() as service, service.connect() as kept:
+        ask(kept)
+        supervisor = service.process.pid
+        used = len(list(Path(f"/proc/{supervisor}/fd").iterdir()))
+        before = resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (used, used + 1))
+        with service.connect() as waiting:
+            waiting.sendall(PREDICT)
+            assert ask(kept).startswith(OK)
+            resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (used + 1, used + 1))
+
+            assert before[0] > used
+            assert waiting.recv(65536).startswith(OK)

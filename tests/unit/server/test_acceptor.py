@@ -1,0 +1,152 @@
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.waiting import DEADLINE
+from weighbridge.server.acceptor import Acceptor
+from weighbridge.server.listener import listen
+
+
+class Taker:
+    """Takes connections, as many as it has room for; then it stops the acceptor, as those who use it do."""
+
+    def __init__(self, listener: socket.socket, *, room: int = 1000, inherited: bool = False) -> None:
+        self.acceptor = Acceptor(listener, self.take, inherited=inherited)
+        self.taken: list[socket.socket] = []
+        self.room = room
+        self._taken = asyncio.Event()
+
+    def take(self, connection: socket.socket) -> None:
+        self.taken.append(connection)
+        self._taken.set()
+        if len(self.taken) >= self.room:
+            self.acceptor.stop()
+
+    async def has(self, count: int) -> None:
+        """Return when it has taken so many."""
+        async with asyncio.timeout(DEADLINE):
+            while len(self.taken) < count:
+                self._taken.clear()
+                await self._taken.wait()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with listen("127.0.0.1", 0) as listener:
+        yield listener
+
+
+def clients(listener: socket.socket, count: int) -> list[socket.socket]:
+    return [socket.create_connection(listener.getsockname(), timeout=DEADLINE) for _ in range(count)]
+
+
+def close(*connections: socket.socket) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def test_every_connection_is_given_away(listener: socket.socket) -> None:
+    async def main() -> None:
+        taker = Taker(listener)
+        taker.acceptor.start()
+        taker.acceptor.start()
+        connected = clients(listener, 5)
+        await taker.has(5)
+        taker.acceptor.stop()
+        close(*connected, *taker.taken)
+
+    asyncio.run(main())
+
+
+def test_who_connects_while_it_has_stopped_waits_until_it_is_started_again(listener: socket.socket) -> None:
+    async def main() -> None:
+        taker = Taker(listener, room=2)
+        connected = clients(listener, 5)
+        taker.acceptor.start()
+        await taker.has(2)
+        taker.room = 1000
+        taker.acceptor.start()
+        await taker.has(5)
+        taker.acceptor.stop()
+        close(*connected, *taker.taken)
+
+    asyncio.run(main())
+
+
+def test_in_the_end_what_has_queued_is_given_away_and_the_port_refuses_others(listener: socket.socket) -> None:
+    async def main() -> None:
+        taker = Taker(listener)
+        address = listener.getsockname()
+        connected = clients(listener, 5)
+        await taker.acceptor.finish()
+        taker.acceptor.start()
+
+        assert len(taker.taken) == 5
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        close(*connected, *taker.taken)
+
+    asyncio.run(main())
+
+
+def test_while_it_finishes_nobody_can_connect_any_more(listener: socket.socket) -> None:
+    async def main() -> None:
+        taker = Taker(listener)
+        finishing = asyncio.ensure_future(taker.acceptor.finish())
+        await asyncio.sleep(0)
+        with socket.socket() as late:
+            late.setblocking(False)
+            late.connect_ex(listener.getsockname())
+            await finishing
+
+            with pytest.raises(OSError, match="not connected"):
+                late.getpeername()
+        assert taker.taken == []
+
+    asyncio.run(main())
+
+
+def test_an_inherited_socket_is_left_with_what_has_queued_in_it(listener: socket.socket) -> None:
+    async def main() -> None:
+        ours = listener.dup()
+        taker = Taker(ours, inherited=True)
+        taker.acceptor.start()
+        taker.acceptor.stop()
+        [waiting] = clients(listener, 1)
+        await taker.acceptor.finish()
+
+        assert taker.taken == []
+        accepted, _ = listener.accept()
+        close(waiting, accepted)
+
+    asyncio.run(main())
+
+
+class FailingListener(socket.socket):
+    """A listening socket of which `accept` fails first."""
+
+    errors: list[OSError]
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.errors:
+            raise self.errors.pop()
+        return super().accept()
+
+
+@pytest.mark.parametrize("error", [ConnectionAbortedError(), OSError("out of descriptors")])
+def test_after_an_error_it_accepts_on(error: OSError) -> None:
+    async def main() -> None:
+        with FailingListener() as listener:
+            listener.errors = [error]
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            taker = Taker(listener)
+            taker.acceptor.start()
+            connected = clients(listener, 1)
+            await taker.has(1)
+            taker.acceptor.stop()
+            close(*connected, *taker.taken)
+
+    asyncio.run(main())
