@@ -15,7 +15,7 @@ from benchmarks.torture.exchanges import HOST, Ask
 from benchmarks.torture.report import Row
 from benchmarks.torture.service import DEADLINE, SERVE, SLOW, Service, free_port, is_listening, pss_mb, running
 from benchmarks.torture.slow_model import CPU_MS
-from benchmarks.wrk import Counts, Wrk
+from benchmarks.wrk import Wrk
 
 _SERVER_CORE, _LOAD_CORE = "0", "1"
 _CONNECTIONS = 32
@@ -31,7 +31,7 @@ _AGAINST_FASTAPI, _AGAINST_CONSTANT = 10, 2
 def memory() -> Iterator[Row]:
     """Memory of the supervisor and of two workers, after some load."""
     with running(Service(name="memory")) as service:
-        _wrk(service.port).run(_CONNECTIONS, _SECONDS)
+        _wrk(service.port, "memory").run(_CONNECTIONS, _SECONDS)
         sleep(1)
         supervisor = pss_mb(service.pid)
         workers = [pss_mb(pid) for pid in service.worker_pids()]
@@ -57,11 +57,13 @@ def two_workers() -> Iterator[Row]:
         def burst_on_two() -> float:
             look = Thread(target=lambda: shares.append(_share_of_the_fuller(two)))
             look.start()
-            figure = _per_second(_wrk(two.port, core=everywhere))
+            figure = _per_second(_wrk(two.port, "two", cores=everywhere))
             look.join()
             return figure
 
-        per_second = _by_turns({"one": lambda: _per_second(_wrk(one.port, core=everywhere)), "two": burst_on_two})
+        per_second = _by_turns(
+            {"one": lambda: _per_second(_wrk(one.port, "one", cores=everywhere)), "two": burst_on_two}
+        )
     ratios = [more / less for less, more in zip(per_second["one"], per_second["two"], strict=True)]
     fullest = max(shares)
     yield Row(
@@ -99,7 +101,7 @@ def fast_road() -> Iterator[Row]:
             (f"keep-alive, {_CONNECTIONS} connections", {}),
             ("a connection per request", {"Connection": "close"}),
         ):
-            wrks = {name: _wrk(port, headers) for name, port in ports.items()}
+            wrks = {name: _wrk(port, name, headers) for name, port in ports.items()}
             per_second = _by_turns({name: partial(_per_second, wrk) for name, wrk in wrks.items()})
             yield from _rows_of_the_road(title, per_second)
 
@@ -135,21 +137,16 @@ def _by_turns(bursts: Mapping[str, Callable[[], float]]) -> dict[str, list[float
 
 
 def _per_second(wrk: Wrk) -> float:
-    counts = _good(wrk.run(_CONNECTIONS, _SECONDS))
+    counts = wrk.run(_CONNECTIONS, _SECONDS)
+    if counts.errors or not counts.requests:
+        raise BenchmarkFailed(f"{wrk.name}: expected only good replies, got {counts}; run it again with nothing else")
     return counts.requests / counts.seconds
 
 
-def _good(counts: Counts) -> Counts:
-    """The counts. Raises BenchmarkFailed if there was any other reply than 200."""
-    if counts.errors or not counts.requests:
-        raise BenchmarkFailed(f"expected only good replies, got {counts}")
-    return counts
-
-
-def _wrk(port: int, headers: Mapping[str, str] | None = None, core: str = _LOAD_CORE) -> Wrk:
+def _wrk(port: int, name: str, headers: Mapping[str, str] | None = None, cores: str = _LOAD_CORE) -> Wrk:
     ask = Ask()
     given = {"Content-Type": "application/json", **(headers or {})}
-    return Wrk(f"http://{HOST}:{port}{ask.path}", given, ask.body, core, WORK / "wrk", f"torture-{port}")
+    return Wrk(f"http://{HOST}:{port}{ask.path}", given, ask.body, cores, WORK / "wrk", f"torture-{name}")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ _CLOSED_CLIENTS = 8
 _PEAK_SECONDS = 3.0
 _EASY = 0.8
 _GOALS = {2: 0.98, 10: 0.95}
-_EASY_SECONDS, _OVER_SECONDS, _AFTER_SECONDS = 6.0, 6.0, 4.0
+_EASY_SECONDS, _OVER_SECONDS, _AFTER_SECONDS = 8.0, 6.0, 4.0
 _WINDOW_SECONDS = 1.0
 _STEP_SECONDS = 0.1
 _PROBE_SECONDS = 0.05
@@ -45,10 +45,10 @@ class Trial:
     """Good answers a second within the deadline, during the overload."""
     peak: float
     """The same with as many clients as keep the worker busy, measured just before and just after."""
-    easy_p99: float
-    """Of the requests that were admitted at 0.8 times capacity, in seconds from when they were due."""
+    easy: Journal
+    """The requests at 0.8 times capacity, before the overload."""
     p99: float
-    """Of those admitted during the overload."""
+    """Of the requests that were admitted during the overload, in seconds from when they were due."""
     shed: float
     """The share that was refused during the overload."""
     unsent: int
@@ -67,6 +67,7 @@ def slow_model() -> Iterator[Row]:
             Probes(service.port, "/livez") as alive,
         ):
             trials = [_trial(service, times) for times in _GOALS]
+    easy_p99 = _p99_of_admitted(Journal(np.concatenate([trial.easy.table for trial in trials])))
     for trial in trials:
         share = trial.goodput / trial.peak
         yield Row(
@@ -79,8 +80,8 @@ def slow_model() -> Iterator[Row]:
         yield Row(
             f"{trial.times} times: latency of the admitted",
             f"p99 within twice its value at {_EASY} times",
-            f"{trial.p99 * 1000:.0f} ms, at {_EASY} times {trial.easy_p99 * 1000:.0f} ms",
-            ok=trial.p99 <= 2 * trial.easy_p99,
+            f"{trial.p99 * 1000:.0f} ms, at {_EASY} times {easy_p99 * 1000:.0f} ms",
+            ok=trial.p99 <= 2 * easy_p99,
         )
         yield Row(
             f"{trial.times} times: afterwards",
@@ -139,7 +140,7 @@ def _trial(service: Service, times: int) -> Trial:
         times=times,
         goodput=_goodput(journal, over, calm),
         peak=mean((before, after)),
-        easy_p99=_p99_of_admitted(easy),
+        easy=easy,
         p99=_p99_of_admitted(overload),
         shed=float((overload.outcome == _SHED).mean()),
         unsent=journal.unsent,

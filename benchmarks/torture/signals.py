@@ -13,9 +13,11 @@ from benchmarks.torture.exchanges import HOST, Journal
 from benchmarks.torture.report import Row
 from benchmarks.torture.service import Service, client_ports, is_alive, running, tree_of
 
-_TIMES = 6
+_TIMES = 20
 _DRAIN_DELAYS = (0.0, 0.5)
 _DRAIN_TIMEOUT = 10.0
+_PAUSE_SECONDS = 0.01
+"""Of the clients where workers start under the load, which takes a second of processor time each."""
 _KILL_SECONDS = 3.0
 _REPLACED_SECONDS = 2.0
 _ORPHAN_SECONDS = 2.0
@@ -54,7 +56,7 @@ def sigterm() -> Iterator[Row]:
 
 def sighup() -> Iterator[Row]:
     """20 times SIGHUP to one service, each when the last has replaced all workers."""
-    with running(Service(name="sighup")) as service, Load(Crowd(service.port)) as load:
+    with running(Service(name="sighup")) as service, Load(_crowd(service)) as load:
         seconds, kept = [], 0
         for _ in range(_TIMES):
             sleep(0.2)
@@ -74,11 +76,15 @@ def sighup() -> Iterator[Row]:
     )
 
 
+def _crowd(service: Service) -> Crowd:
+    return Crowd(service.port, pause_seconds=_PAUSE_SECONDS)
+
+
 def sigkill() -> Iterator[Row]:
     """SIGKILL of a worker every 3 s for a minute: the oldest each time."""
     held: list[tuple[float, set[int]]] = []
     replaced: list[float] = []
-    with running(Service(name="sigkill")) as service, Load(Crowd(service.port)) as load:
+    with running(Service(name="sigkill")) as service, Load(_crowd(service)) as load:
         order = [worker.pid for worker in service.workers()]
         for _ in range(_TIMES):
             sleep(max(0.0, _KILL_SECONDS - (monotonic() - held[-1][0] if held else 0.0)))

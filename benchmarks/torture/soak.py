@@ -30,6 +30,10 @@ _ASKS = (
 def soak() -> Iterator[Row]:
     """Kept and new connections, batches, bad requests, and SIGHUP after every minute but the last."""
     with running(Service(name="soak")) as service:
+        with Load(Crowd(service.port, asks=_ASKS)) as load:  # for what a process opens only with its first connections
+            sleep(1)
+            load.stop()
+        sleep(_SETTLED_SECONDS)
         idle = _descriptors(service)
         with Load(Crowd(service.port, asks=_ASKS, pause_seconds=_PAUSE_SECONDS)) as load:
             memory = []

@@ -27,6 +27,8 @@ _SOCKETS = 400
 _FEW_DESCRIPTORS = 192
 _SPARE_DESCRIPTORS = 10
 _RECOVERED_SECONDS = 2.0
+_SETTLED_SECONDS = 1.0
+"""In which the service sees that the last connections are closed."""
 
 
 def standard_output_closed() -> Iterator[Row]:
@@ -115,6 +117,10 @@ def no_descriptors() -> Iterator[Row]:
 
 def _crowded(fault: str, service: Service, *, squeezed: bool) -> Row:
     """Hold more connections than there can be, for a while, beside the usual load."""
+    with Load(Crowd(service.port)) as load:  # for what a process opens only with its first connections
+        sleep(1)
+        load.stop()
+    sleep(_SETTLED_SECONDS)
     pids = [service.pid, *service.worker_pids()]
     before = {pid: descriptors(pid) for pid in pids}
     with Load(Crowd(service.port)) as load:
@@ -130,7 +136,7 @@ def _crowded(fault: str, service: Service, *, squeezed: bool) -> Row:
         sleep(_RECOVERED_SECONDS)
         journal = load.stop()
     same = set(pids) == {service.pid, *service.worker_pids()}
-    sleep(1)  # for the last connections to be closed
+    sleep(_SETTLED_SECONDS)
     left = sum(descriptors(pid) - count for pid, count in before.items()) if same else 0
     keeping = journal.client < Crowd(0).kept
     silence = journal.where(keeping).longest_silence(crowded, free)
