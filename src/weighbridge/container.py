@@ -4,6 +4,7 @@ from dependency_injector import containers, providers
 
 from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.metrics import RequestMetrics
+from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.adapters.weights import SettingsWeights
 from weighbridge.application.predict import PredictUseCase
@@ -23,7 +24,8 @@ class Container(containers.DeclarativeContainer):
         level=settings.provided.log_level,
         log_format=settings.provided.log_format,
     )
-    metrics = providers.Singleton(RequestMetrics)
+    memory = providers.Callable(bytearray, MEMORY_BYTES)
+    metrics = providers.Singleton(RequestMetrics, memory)
     telemetry = providers.Singleton(
         RequestTelemetry,
         logger,

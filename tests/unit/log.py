@@ -1,4 +1,4 @@
-"""A file that a container logs to, and what stands in it."""
+"""What a container is told to leave behind: a file that it logs to, and memory that it counts in."""
 
 import json
 import os
@@ -7,21 +7,24 @@ from typing import Any
 
 from dependency_injector import providers
 
+from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.container import Container
 from weighbridge.settings import Settings
 
 
 class Log:
-    """The log of one application; complete once that has stopped."""
+    """The log of one application, complete once that has stopped, and the `memory` in which it counts."""
 
     def __init__(self, path: Path) -> None:
+        self.memory = bytearray(MEMORY_BYTES)
         self._path = path
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
 
     def container(self, **settings: Any) -> Container:
-        """A container that logs here, with these settings and otherwise the defaults."""
+        """A container that logs and counts here, with these settings and otherwise the defaults."""
         container = Container(settings=Settings(**settings))
         container.log_descriptor.override(providers.Object(self.descriptor))
+        container.memory.override(providers.Object(self.memory))
         return container
 
     @property

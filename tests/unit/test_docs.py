@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
+from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
-from weighbridge.adapters.metrics import BOUNDS, UNROUTED, RequestMetrics
+from weighbridge.adapters.metrics import EMBEDDED, UNROUTED, RequestMetrics
+from weighbridge.adapters.process_metrics import (
+    SHOWN_SETTINGS,
+    SUPERVISOR,
+    WorkerState,
+    WorkerStatus,
+    process_families,
+)
+from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
 from weighbridge.settings import CONFIG_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -150,12 +161,32 @@ def test_the_errors_page_has_title_cause_and_cure_of_a_code(problem: Problem) ->
     assert cure.startswith("**Cure.** ")
 
 
-def _scraped() -> RequestMetrics:
-    """The metrics after a request of each outcome."""
-    metrics = RequestMetrics()
+def _scraped() -> list[Metric]:
+    """What Prometheus reads after a request of each outcome, and one of each kind that has a metric of its own."""
+    memory = bytearray(MEMORY_BYTES)
+    metrics = RequestMetrics(memory)
     for path, status in ((UNROUTED, 404), ("/predict", 200), ("/predict", 500)):
         metrics.route(path).observe(status, 0.001)
-    return metrics
+    metrics.stages("/predict")
+    metrics.queue_wait(EMBEDDED)
+    metrics.shed("any")
+    worker = WorkerStatus(0, None, WorkerState.READY)
+    processes = process_families([worker], {"any": 1}, Settings())
+    return list(text_string_to_metric_families(Totals().exposition([memory], processes).decode()))
+
+
+def _labels() -> list[tuple[str, str, str]]:
+    """Name, label and value of all that is scraped."""
+    return [
+        (sample.name, label, value)
+        for family in _scraped()
+        for sample in family.samples
+        for label, value in sample.labels.items()
+    ]
+
+
+def _metric_rows() -> list[list[str]]:
+    return [row for row in _rows("docs/metrics.md") if row[0].startswith("weighbridge_")]
 
 
 def test_the_metrics_page_has_every_metric_with_its_type_and_labels_in_the_order_of_a_scrape() -> None:
@@ -166,34 +197,44 @@ def test_the_metrics_page_has_every_metric_with_its_type_and_labels_in_the_order
             family.type,
             {label for sample in family.samples for label in sample.labels} - of_a_histogram,
         )
-        for family in _scraped().collect()
+        for family in _scraped()
     ]
 
-    rows = [row for row in _rows("docs/metrics.md") if row[0].startswith("weighbridge_")]
-
-    assert [(name, kind, set(re.findall(r"\w+", labels))) for name, kind, labels, *_ in rows] == collected
+    assert [(name, kind, set(re.findall(r"\w+", labels))) for name, kind, labels, *_ in _metric_rows()] == collected
 
 
 def test_the_metrics_page_has_unit_and_meaning_of_each_metric() -> None:
-    for name, _, _, unit, meaning in (row for row in _rows("docs/metrics.md") if row[0].startswith("weighbridge_")):
-        assert unit == ("seconds" if name.endswith("_seconds") else "requests")
+    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections")
+    others = {"weighbridge_process_open_fds": "descriptors"}
+    for name, _, _, unit, meaning in _metric_rows():
+        expected = next((unit for unit in units if unit in name.split("_")), "none")
+        assert unit == others.get(name, expected)
         assert meaning.endswith(".")
 
 
 def test_the_metrics_page_has_every_label() -> None:
-    labels = {label for family in _scraped().collect() for sample in family.samples for label in sample.labels}
+    shown_settings = {label for name, label, _ in _labels() if name == "weighbridge_settings_info"}
 
     rows = {row[0] for row in _rows("docs/metrics.md") if not row[0].startswith("weighbridge_")}
 
-    assert rows == labels - {"le"}
+    assert shown_settings == set(SHOWN_SETTINGS)
+    assert rows == {label for _, label, _ in _labels()} - {"le"} - shown_settings
 
 
-def test_the_metrics_page_has_every_outcome_and_every_model() -> None:
-    labels = [sample.labels for family in _scraped().collect() for sample in family.samples if sample.labels]
+@pytest.mark.parametrize("label", ["outcome", "model", "stage", "state"])
+def test_the_metrics_page_has_every_value_of_a_label_that_has_few(label: str) -> None:
+    [values] = [row[1] for row in _rows("docs/metrics.md") if row[0] == label]
+
+    assert set(re.findall(r"`(\w+)`", values)) == {value for _, of, value in _labels() if of == label} - {""}
+
+
+def test_the_metrics_page_names_what_stands_for_the_others() -> None:
     rows = {row[0]: row[1] for row in _rows("docs/metrics.md")}
 
-    assert set(re.findall(r"`(\w+)`", rows["outcome"])) == {label["outcome"] for label in labels}
-    assert set(re.findall(r"`(\w+)`", rows["model"])) == {label["model"] for label in labels} - {""}
+    assert f"`{UNROUTED}`" in rows["route"]
+    assert f"`{SUPERVISOR}`" in rows["process"]
+    assert f"`{EMBEDDED.version}`" in rows["version"]
+    assert f"\n`{OVERFLOW}`: " in (ROOT / "docs/metrics.md").read_text("utf-8")
 
 
 def test_the_metrics_page_has_the_bounds_of_the_buckets() -> None:
@@ -204,7 +245,7 @@ def test_the_metrics_page_has_the_bounds_of_the_buckets() -> None:
 
 
 def test_the_metrics_page_asks_only_for_series_that_there_are() -> None:
-    series = {sample.name for family in _scraped().collect() for sample in family.samples}
+    series = {sample.name for family in _scraped() for sample in family.samples}
     queries = (ROOT / "docs/metrics.md").read_text("utf-8").partition("```promql")[2]
 
     assert set(re.findall(r"weighbridge_\w+", queries)) <= series

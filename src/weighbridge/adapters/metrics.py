@@ -1,103 +1,128 @@
-"""What is counted, and how Prometheus reads it: exact over all requests, whichever road they took."""
+"""What a worker counts: every request, once, whichever road it took. `exposition.py` is how Prometheus reads it.
+
+Only the event loop may count: nothing is locked.
+"""
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
+from typing_extensions import Buffer
 
-BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency histogram's buckets, in seconds."""
+from weighbridge.adapters.series import BOUNDS, SECONDS, Table, Values
 
-MODEL_ROUTES = {"/predict": "default", "/predict/batch": "default"}
+REQUEST, STAGE, QUEUE_WAIT, SHED, EXPIRED, ABANDONED = "request", "stage", "queue_wait", "shed", "expired", "abandoned"
+"""The families of series in the table."""
+
 UNROUTED = "other"
 """The route of requests that no route took: made-up paths must not make new series."""
 
 _LARGEST_SUCCESS = 399
 _LARGEST_REFUSAL = 499
 
+LabelT = TypeVar("LabelT")
+
+
+class Model(NamedTuple):
+    """A model that answers requests; both texts are empty where there is none."""
+
+    name: str
+    version: str
+
+
+NO_MODEL = Model("", "")
+EMBEDDED = Model("default", "embedded")
+MODEL_ROUTES = {"/predict": EMBEDDED, "/predict/batch": EMBEDDED}
+
 
 class Durations:
     """A histogram of seconds: plain numbers, for prometheus_client's own takes a lock with each observation."""
 
-    __slots__ = ("buckets", "total")
+    __slots__ = ("_values",)
 
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BOUNDS) + 1)
-        self.total = 0.0
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def observe(self, seconds: float) -> None:
+        """Count one, and how long it took."""
+        values = self._values
+        values[bisect_left(BOUNDS, seconds)] += 1
+        values[SECONDS] += seconds
 
 
-class RouteMetrics(defaultdict[int, Durations]):
+class Stages(NamedTuple):
+    """The stages of a request, whose names are the fields'."""
+
+    read: Durations
+    score: Durations
+    write: Durations
+
+
+class SeriesBy(dict[LabelT, Values], Generic[LabelT]):
+    """Series that differ in one label, each opened when it is first asked for."""
+
+    def __init__(self, open_series: Callable[[LabelT], Values]) -> None:
+        super().__init__()
+        self._open = open_series
+
+    def __missing__(self, label: LabelT) -> Values:
+        values = self[label] = self._open(label)
+        return values
+
+
+class RouteMetrics(SeriesBy[int]):
     """The requests of one route, by status."""
-
-    def __init__(self) -> None:
-        super().__init__(Durations)
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one request: how it ended and how long it took."""
-        durations = self[status]
-        durations.buckets[bisect_left(BOUNDS, seconds)] += 1
-        durations.total += seconds
+        values = self[status]  # and no Durations: on the hot path, a call more would be felt
+        values[bisect_left(BOUNDS, seconds)] += 1
+        values[SECONDS] += seconds
 
 
 class RequestMetrics:
-    """The requests of all routes, as a collector of prometheus_client."""
+    """The requests of one worker, counted in `memory` as `Table` wants it, which others may read."""
 
-    def __init__(self) -> None:
-        self.abandoned = 0
+    def __init__(self, memory: Buffer) -> None:
+        self._table = Table(memory)
         self._routes: dict[str, RouteMetrics] = {}
+        self._shed = SeriesBy[str](partial(self._table.series, SHED))
+        self._expired = self._table.series(EXPIRED)
+        self._abandoned = self._table.series(ABANDONED)
 
     def route(self, path: str) -> RouteMetrics:
         """The requests of the route with this path template, or of `UNROUTED`."""
-        return self._routes.setdefault(path, RouteMetrics())
+        if path not in self._routes:
+            model = MODEL_ROUTES.get(path, NO_MODEL)
+            self._routes[path] = RouteMetrics(
+                lambda status: self._table.series(REQUEST, path, *model, _outcome(status), str(status))
+            )
+        return self._routes[path]
 
-    def collect(self) -> Iterator[Metric]:
-        """The families of series, as Prometheus names them."""
-        requests = CounterMetricFamily(
-            "weighbridge_requests",
-            "Requests, by how they ended.",
-            labels=("route", "model", "outcome", "status"),
-        )
-        durations = HistogramMetricFamily(
-            "weighbridge_request_duration_seconds",
-            "Time from a whole request to its reply.",
-            labels=("route", "model", "outcome"),
-        )
-        for path, route in list(self._routes.items()):
-            model = MODEL_ROUTES.get(path, "")
-            by_outcome: dict[str, Durations] = {}
-            for status, counted in list(route.items()):
-                outcome = _outcome(status)
-                requests.add_metric((path, model, outcome, str(status)), sum(counted.buckets))
-                merged = by_outcome.setdefault(outcome, Durations())
-                merged.buckets = [a + b for a, b in zip(merged.buckets, counted.buckets, strict=True)]
-                merged.total += counted.total
-            for outcome, merged in by_outcome.items():
-                durations.add_metric((path, model, outcome), _cumulative(merged), merged.total)
-        yield requests
-        yield CounterMetricFamily(
-            "weighbridge_requests_abandoned", "Requests whose client went away before it had sent them.", self.abandoned
-        )
-        yield durations
+    def stages(self, path: str) -> Stages:
+        """How long each stage takes of a request to the route with this path template."""
+        model = MODEL_ROUTES.get(path, NO_MODEL)
+        return Stages(*(Durations(self._table.series(STAGE, path, *model, stage)) for stage in Stages._fields))
 
-    def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        return generate_latest(registry)
+    def queue_wait(self, model: Model) -> Durations:
+        """How long requests wait before the model takes them up."""
+        return Durations(self._table.series(QUEUE_WAIT, *model))
+
+    def shed(self, reason: str) -> None:
+        """Count a request that was refused because there were too many."""
+        self._shed[reason][0] += 1
+
+    def expired(self) -> None:
+        """Count a request whose deadline passed before it was answered."""
+        self._expired[0] += 1
+
+    def abandoned(self) -> None:
+        """Count a request whose client went away before it had sent all of it."""
+        self._abandoned[0] += 1
 
 
 def _outcome(status: int) -> str:
     if status <= _LARGEST_SUCCESS:
         return "success"
     return "refused" if status <= _LARGEST_REFUSAL else "failed"
-
-
-def _cumulative(durations: Durations) -> list[tuple[str, float]]:
-    buckets, seen = [], 0
-    for bound, count in zip((*map(str, BOUNDS), "+Inf"), durations.buckets, strict=True):
-        seen += count
-        buckets.append((bound, float(seen)))
-    return buckets

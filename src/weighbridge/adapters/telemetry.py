@@ -1,17 +1,13 @@
 """What every request gets, whichever road it takes: an id, its place in the metrics, and perhaps a log line."""
 
 import logging
-import re
 from http import HTTPStatus
-from itertools import count
-from secrets import token_hex
 from typing import Literal
 
 from structlog.typing import FilteringBoundLogger
 
+from weighbridge.adapters.http.request_ids import RequestIds
 from weighbridge.adapters.metrics import RequestMetrics, RouteMetrics
-
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestTelemetry:
@@ -30,17 +26,10 @@ class RequestTelemetry:
         slow_ms: int,
     ) -> None:
         self.metrics = metrics
+        self.request_id = RequestIds()
         self._logger = logger
-        self._prefix = token_hex(6)
-        self._made = count()
         self._lowest_status = {"failed": 400, "all": 0, "none": 1000}[policy]
         self._slow_seconds = slow_ms / 1000 if policy == "failed" else float("inf")
-
-    def request_id(self, given: bytes | None) -> str:
-        """The client's own id where it is sane, otherwise one that no other process makes."""
-        if given is not None and _SANE_ID.fullmatch(given):
-            return given.decode()
-        return f"{self._prefix}-{next(self._made):x}"
 
     def finished(
         self, route: RouteMetrics, request_id: str, method: bytes, path: bytes, status: int, seconds: float
@@ -65,5 +54,5 @@ class RequestTelemetry:
 
     def abandoned(self, *, request_id: str) -> None:
         """Count that the client went away before its request was complete, and log it at level debug."""
-        self.metrics.abandoned += 1
+        self.metrics.abandoned()
         self._logger.debug("request_abandoned", request_id=request_id)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from weighbridge import __version__
-from weighbridge.adapters.http import health, index, metrics, openapi, prediction
+from weighbridge.adapters.http import health, index, openapi, prediction
 from weighbridge.adapters.http.envelope import Envelope
 from weighbridge.adapters.http.errors import install_handlers
 from weighbridge.adapters.http.fast_route import Call, FastRoute, compile_routes
@@ -37,7 +37,7 @@ def create_app(container: Container | None = None) -> FastAPI:
     app.state.container = container
     app.state.max_body_bytes = container.settings().max_body_bytes
     app.state.calls = {}
-    for resource in (index, health, prediction, metrics, openapi):
+    for resource in (index, health, prediction, openapi):
         app.include_router(resource.router)
     install_handlers(app)
     app.add_middleware(Envelope, telemetry=container.telemetry)

@@ -41,6 +41,30 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def listen_for_admin(settings: Settings) -> socket.socket | None:
+    """The socket of the admin listener, None where it is off. Raises InvalidSettings.
+
+    Without a token nobody on another machine may reach it.
+    """
+    host, port = settings.admin_host, settings.admin_port
+    if port == "off":
+        return None
+    try:
+        listener = listen(host, port)
+    except CannotListen as exc:
+        if exc.host_is_wrong:
+            raise InvalidSettings(
+                f"WEIGHBRIDGE_ADMIN_HOST: expected an address of this machine, got {host!r}: {exc}"
+            ) from exc
+        expected = "expected a port that can be listened on, or off"
+        raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_PORT: {expected}, got {port}: {exc}") from exc
+    if settings.admin_token is None and not ip_address(listener.getsockname()[0]).is_loopback:
+        listener.close()
+        expected = "expected a loopback address such as 127.0.0.1, since WEIGHBRIDGE_ADMIN_TOKEN is not set"
+        raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_HOST: {expected}, got {host!r}; set a token or change the address")
+    return listener
+
+
 def most_connections(settings: Settings) -> int:
     """How many connections one process may hold: its share of the settings', below its limit on open files.
 

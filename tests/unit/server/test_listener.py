@@ -2,8 +2,9 @@ import socket
 from ipaddress import IPv4Address
 
 import pytest
+from pydantic import SecretStr
 
-from weighbridge.server.listener import CannotListen, listen, tls_context, url_of
+from weighbridge.server.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
 from weighbridge.settings import InvalidSettings, Settings
 
 
@@ -78,6 +79,57 @@ def test_the_url_is_one_that_a_client_on_this_machine_can_use(address: tuple[str
 def test_the_url_says_when_the_socket_speaks_tls() -> None:
     with listen("127.0.0.1", 0) as listener:
         assert url_of(listener, secure=True) == f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_the_admin_listener_is_on_this_machine_by_itself() -> None:
+    listener = listen_for_admin(Settings(admin_port=0))
+
+    assert listener is not None
+    with listener, socket.create_connection(listener.getsockname()) as client:
+        assert client.getpeername()[0] == "127.0.0.1"
+
+
+def test_the_admin_listener_can_be_switched_off() -> None:
+    assert listen_for_admin(Settings(admin_port="off")) is None
+
+
+def test_with_a_token_the_admin_listener_may_be_reached_from_other_machines() -> None:
+    listener = listen_for_admin(Settings(admin_host="::", admin_port=0, admin_token=SecretStr("sixteen-characters")))
+
+    assert listener is not None
+    with listener:
+        assert listener.getsockname()[0] == "::"
+
+
+@pytest.mark.parametrize("host", ["::", str(IPv4Address(0))])
+def test_without_a_token_the_admin_listener_may_not_be_reached_from_other_machines(host: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        listen_for_admin(Settings(admin_host=host, admin_port=0))
+
+    assert str(refused.value) == (
+        "WEIGHBRIDGE_ADMIN_HOST: expected a loopback address such as 127.0.0.1, since WEIGHBRIDGE_ADMIN_TOKEN is not "
+        f"set, got {host!r}; set a token or change the address"
+    )
+
+
+def test_an_admin_address_of_no_interface_here_is_named() -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        listen_for_admin(Settings(admin_host="a..b"))
+
+    assert str(refused.value) == (
+        "WEIGHBRIDGE_ADMIN_HOST: expected an address of this machine, got 'a..b': not a host name"
+    )
+
+
+def test_an_admin_port_that_is_taken_is_named() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InvalidSettings) as refused:
+            listen_for_admin(Settings(admin_port=port))
+
+    assert str(refused.value) == (
+        f"WEIGHBRIDGE_ADMIN_PORT: expected a port that can be listened on, or off, got {port}: Address already in use"
+    )
 
 
 def test_without_settings_there_is_no_tls() -> None:

@@ -5,6 +5,7 @@ these lists and the pin in pyproject.toml.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -40,6 +41,7 @@ OVERRIDDEN = {
     "on_message_complete": ("self",),
     "on_response_complete": ("self",),
     "_start_asgi_task": ("self", "cycle", "app"),
+    "send_400_response": ("self", "msg"),
 }
 NEVER_REACHED = {
     "_get_upgrade",
@@ -48,13 +50,14 @@ NEVER_REACHED = {
     "_unsupported_upgrade_warning",
     "_unset_keepalive_if_required",
     "handle_websocket_upgrade",
-    "send_400_response",
     "timeout_keep_alive_handler",
 }
 OF_A_CONNECTION = {
     "app_state": dict,
     "flow": FlowControl,
     "headers": list,
+    "logger": logging.Logger,
+    "loop": asyncio.AbstractEventLoop,
     "parser": httptools.HttpRequestParser,
     "pipeline": deque,
     "server_state": ServerState,

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
-from weighbridge.adapters.metrics import RequestMetrics
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.application.readiness import Readiness
 
@@ -32,4 +31,3 @@ class ApplicationScoped:
 
 PredictDep = Annotated[PredictUseCase, Depends(ApplicationScoped("predict"))]
 ReadinessDep = Annotated[Readiness, Depends(ApplicationScoped("readiness"))]
-MetricsDep = Annotated[RequestMetrics, Depends(ApplicationScoped("metrics"))]

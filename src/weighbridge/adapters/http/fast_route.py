@@ -7,8 +7,10 @@ Any other takes FastAPI's ordinary way, and `obstacle` says why.
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from inspect import iscoroutinefunction, signature
+from itertools import cycle
+from time import perf_counter
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -21,6 +23,7 @@ from pydantic.fields import FieldInfo
 from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.errors import STATED, as_response, reply_to, reply_to_invalid
 from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply
+from weighbridge.adapters.metrics import Durations, RequestMetrics
 from weighbridge.application.readiness import NotReady
 
 Headers = Mapping[bytes, bytes]
@@ -28,6 +31,8 @@ Headers = Mapping[bytes, bytes]
 
 Call = Callable[[Headers, bytes | bytearray, str], Reply]
 """From the headers, the body and the request id to the reply."""
+
+_ONE_IN = 16  # of the requests that have a body are timed by stage: timing all would take some 8% of the fast lane
 
 _JSON = re.compile(rb'application/json(\s*;\s*charset\s*=\s*("utf-8"|utf-8))?\s*', re.IGNORECASE)
 
@@ -85,8 +90,11 @@ class FastRoute(APIRoute):
 
         model = cast("type[BaseModel]", self.dependant.body_params[0].field_info.annotation)
         read = getattr(model, "read", None) or _json_reader(model)
+        metrics: RequestMetrics = ApplicationScoped("metrics").of(app)
+        next_stages = _timed_now_and_then((read, endpoint, write), metrics.stages(self.path))
 
         def answer_body(headers: Headers, body: bytes | bytearray, request_id: str) -> Reply:
+            read, score, write = next_stages()
             try:
                 value = read(headers, body)
             except ValidationError as exc:
@@ -94,7 +102,7 @@ class FastRoute(APIRoute):
             except RefusedRequest as exc:
                 return reply_to(exc, request_id)
             try:
-                return status, *write(endpoint(value, *others), headers)
+                return status, *write(score(value, *others), headers)
             except STATED as exc:
                 return reply_to(exc, request_id)
 
@@ -164,6 +172,25 @@ def _json_writer(reply: Any) -> Callable[[Any, Headers], tuple[bytes, bytes]]:
         return b"application/json", to_json(value, by_alias=True)
 
     return write
+
+
+def _timed_now_and_then(
+    stages: Sequence[Callable[..., Any]], durations: Sequence[Durations]
+) -> Callable[[], Sequence[Callable[..., Any]]]:
+    """What gives the stages for each request in turn: as they are, or for one in 16 so that they are timed."""
+    timed = [_timed(stage, duration) for stage, duration in zip(stages, durations, strict=True)]
+    return cycle([*[stages] * (_ONE_IN - 1), timed]).__next__
+
+
+def _timed(stage: Callable[..., Any], durations: Durations) -> Callable[..., Any]:
+    def run(*values: Any) -> Any:
+        started = perf_counter()
+        try:
+            return stage(*values)
+        finally:
+            durations.observe(perf_counter() - started)
+
+    return run
 
 
 def joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -28,6 +28,7 @@ class Problem(Enum):
     URI_TOO_LONG = 414, "The request target is too long"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not accepted"
     EXPECTATION_FAILED = 417, "The expectation cannot be met"
+    MISDIRECTED = 421, "The request is meant for another host"
     JSON_INVALID = 422, "The body is not JSON"
     INPUT_INVALID = 422, "The body does not fit the schema"
     PREDICTION_NOT_FINITE = 422, "The prediction is not a finite number"

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Annotated, Any
 
 import pytest
@@ -12,8 +13,11 @@ from starlette.testclient import TestClient
 
 from tests.contract import JSON
 from tests.unit.log import Log
+from tests.waiting import until
 from weighbridge.adapters.http.dependencies import PredictDep, ReadinessDep
 from weighbridge.adapters.http.fast_route import FastRoute
+from weighbridge.adapters.metrics import STAGE
+from weighbridge.adapters.series import SECONDS, read
 from weighbridge.domain.errors import TooManyRows
 from weighbridge.entrypoints.asgi import create_app
 
@@ -179,6 +183,11 @@ def shop(log: Log, endpoint: Callable[..., Any], path: str = "/price", **options
         yield Shop(route, client)
 
 
+def stage_counts(log: Log) -> dict[str, float]:
+    """How many requests to /price were timed, by stage."""
+    return {key[-1]: sum(values[:SECONDS]) for key, values in read(log.memory) if key[:2] == (STAGE, "/price")}
+
+
 def test_a_plain_function_of_one_model_is_compiled(log: Log) -> None:
     with shop(log, price) as started:
         assert started.route.obstacle is None
@@ -193,6 +202,47 @@ def test_a_function_without_a_body_is_compiled(log: Log) -> None:
     with shop(log, cheapest) as started:
         assert started.route.obstacle is None
         assert started.ask("").json() == {"cents": 1, "remark": None}
+
+
+def test_one_request_in_16_is_timed_by_stage(log: Log) -> None:
+    with shop(log, price) as started:
+        for _ in range(15):
+            started.ask('{"weight":2.5}')
+        before = stage_counts(log)
+        for _ in range(17):
+            assert started.ask('{"weight":2.5}').json() == {"cents": 250, "remark": None}
+
+    assert before == {"read": 0, "score": 0, "write": 0}
+    assert stage_counts(log) == {"read": 2, "score": 2, "write": 2}
+
+
+def test_of_a_refused_request_only_the_stages_that_began_are_timed(log: Log) -> None:
+    def refuse(_parcel: Parcel) -> Price:
+        raise TooManyRows(limit=1, got=2)
+
+    with shop(log, refuse) as started:
+        for _ in range(16):
+            assert started.ask('{"weight":2.5}').status_code == 413
+        for _ in range(16):
+            assert started.ask('{"weight":"heavy"}').status_code == 422
+
+    assert stage_counts(log) == {"read": 2, "score": 1, "write": 0}
+
+
+def test_the_time_of_a_stage_is_that_which_it_took(log: Log) -> None:
+    def ponder(parcel: Parcel) -> Price:
+        end = perf_counter() + 0.02
+        until(lambda: perf_counter() > end)
+        return price(parcel)
+
+    with shop(log, ponder) as started:
+        for _ in range(16):
+            started.ask('{"weight":2.5}')
+
+    seconds = {key[-1]: values[SECONDS] for key, values in read(log.memory) if key[:2] == (STAGE, "/price")}
+    assert seconds["score"] > 0.02
+    assert seconds["score"] > seconds["read"] > 0
+    assert seconds["score"] > seconds["write"] > 0
 
 
 def test_application_scoped_dependencies_are_bound(log: Log) -> None:

@@ -59,7 +59,6 @@ def test_the_public_endpoints_are_all_described(document: Schema) -> None:
         ("GET", "/health"),
         ("GET", "/livez"),
         ("GET", "/readyz"),
-        ("GET", "/metrics"),
     }
 
 

@@ -1,0 +1,140 @@
+"""What Prometheus reads about the processes: what workers do and need, and what runs here."""
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from weighbridge import __version__
+from weighbridge.settings import Settings
+
+SUPERVISOR = "supervisor"
+SHOWN_SETTINGS = (
+    "workers",
+    "max_body_bytes",
+    "max_buffered_bytes",
+    "max_in_flight",
+    "max_connections",
+    "deadline_ms",
+    "max_wait_ms",
+    "fast_lane",
+    "log_requests",
+)
+"""The settings that are shown: none that is secret, or as long as the weights."""
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class WorkerState(StrEnum):
+    """What a worker is about."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"  # it finishes what it has, and ends
+    WAITING = "waiting"  # it has ended, and its successor is yet to be started
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as its supervisor sees it; `state` is a `WorkerState`. A slot may have two, which are added up."""
+
+    slot: int
+    pid: int | None
+    state: str
+    connections: int = 0
+    in_flight: int = 0
+    buffered_bytes: int = 0
+
+
+class _Usage(NamedTuple):
+    """What a process takes of the machine."""
+
+    resident_bytes: int
+    cpu_seconds: float
+    descriptors: int
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """That of a process which runs; raises OSError when it does not."""
+        process = Path("/proc") / str(pid)
+        fields = (process / "stat").read_text().rpartition(")")[2].split()  # the command before may hold spaces
+        return cls(
+            resident_bytes=int(fields[21]) * _PAGE_BYTES,
+            cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND,
+            descriptors=sum(1 for _ in (process / "fd").iterdir()),
+        )
+
+
+def process_families(
+    workers: Sequence[WorkerStatus], restarts: Mapping[str, int], settings: Settings
+) -> Iterator[Metric]:
+    """The families of series about the supervisor, which is this process, and its workers.
+
+    `restarts` are those since the supervisor started, by reason. One that is yet to happen stands there with 0:
+    Prometheus sees no increase in a series that begins with 1. CPU seconds are those of processes that run: with each
+    new worker those of its slot begin anew.
+    """
+    states = {state.value: sum(worker.state == state for worker in workers) for state in WorkerState}
+    yield _gauge("workers", "Workers, by what they are about.", "state", states)
+    yield _counter("worker_restarts", "Workers that were replaced, by why.", "reason", restarts)
+    yield _of_workers("connections", "Open connections.", workers, attrgetter("connections"))
+    yield _of_workers("requests_in_flight", "Requests in hand.", workers, attrgetter("in_flight"))
+    yield _of_workers("buffered_bytes", "Bytes that connections buffer.", workers, attrgetter("buffered_bytes"))
+    usages = _usages(workers)
+    resident = {process: sum(usage.resident_bytes for usage in of) for process, of in usages.items()}
+    seconds = {process: sum(usage.cpu_seconds for usage in of) for process, of in usages.items()}
+    descriptors = {process: sum(usage.descriptors for usage in of) for process, of in usages.items()}
+    yield _gauge("process_resident_memory_bytes", "Memory, pages shared with others included.", "process", resident)
+    yield _counter("process_cpu_seconds", "CPU time.", "process", seconds)
+    yield _gauge("process_open_fds", "Open file descriptors.", "process", descriptors)
+    build = {"version": __version__, "python": platform.python_version()}
+    yield InfoMetricFamily("weighbridge_build", "What runs here.", value=build)
+    shown = {name: str(getattr(settings, name)).lower() for name in SHOWN_SETTINGS}
+    yield InfoMetricFamily("weighbridge_settings", "Settings that say how much is let in.", value=shown)
+
+
+def _usages(workers: Iterable[WorkerStatus]) -> dict[str, list[_Usage]]:
+    """What the processes take, by what they are; one that has just gone is left out."""
+    processes = {os.getpid(): SUPERVISOR}
+    for worker in workers:
+        if worker.pid is not None:
+            processes.setdefault(worker.pid, str(worker.slot))  # with no worker processes, the supervisor does it all
+    usages: dict[str, list[_Usage]] = {}
+    for pid, process in processes.items():
+        with suppress(OSError):
+            usage = _Usage.of(pid)
+            usages.setdefault(process, []).append(usage)
+    return usages
+
+
+def _of_workers(
+    name: str, meaning: str, workers: Iterable[WorkerStatus], figure: Callable[[WorkerStatus], int]
+) -> Metric:
+    by_slot = Counter[str]()
+    for worker in workers:
+        by_slot[str(worker.slot)] += figure(worker)
+    return _gauge(name, meaning, "worker", by_slot)
+
+
+def _gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"weighbridge_{name}", meaning, labels=(label,))
+    for of, value in values.items():
+        family.add_metric((of,), value)
+    return family
+
+
+def _counter(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(f"weighbridge_{name}", meaning, labels=(label,))
+    for of, value in values.items():
+        family.add_metric((of,), value)
+    return family

@@ -1,0 +1,165 @@
+"""The service under systemd, whose part is played here: it passes the socket on, and hears what it is told."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.contract import GOOD
+from tests.integration.service import COMMAND, environment, read_to_the_end
+from tests.systemd import handing_on
+from tests.waiting import DEADLINE
+
+REQUEST = (
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
+)
+PROBE = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class Systemd:
+    """Its two sockets: the one on which the service listens, and the one on which it tells of itself."""
+
+    def __init__(self, listener: socket.socket, hearing: socket.socket) -> None:
+        self._listener = listener
+        self._hearing = hearing
+        self._hearing.settimeout(DEADLINE)
+
+    def start(self, **variables: str) -> subprocess.Popen[bytes]:
+        """Start the service."""
+        descriptor = self._listener.fileno()
+        _, *module = COMMAND
+        return subprocess.Popen(
+            handing_on(descriptor, *module, "serve"),
+            pass_fds=[descriptor],
+            env={
+                **environment({"ADMIN_PORT": "0"}),
+                "LISTEN_FDS": "1",
+                "NOTIFY_SOCKET": self._hearing.getsockname(),
+                **variables,
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    @contextmanager
+    def serving(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The service, from when it is said to be ready; whatever happens, its process has ended afterwards."""
+        with self.start(**variables) as process:
+            try:
+                assert self.hear() == ["READY=1"]
+                yield process
+            finally:
+                process.terminate()
+                process.wait(DEADLINE)
+
+    def hear(self) -> list[str]:
+        """The lines of the next message of the service."""
+        return self._hearing.recv(4096).decode().splitlines()
+
+    def connect(self, request: bytes) -> socket.socket:
+        """A connection to the socket, whoever answers it, on which a request has been sent."""
+        connection = socket.create_connection(self._listener.getsockname(), timeout=DEADLINE)
+        connection.sendall(request)
+        return connection
+
+
+def status_of(connection: socket.socket) -> bytes:
+    """The status line of the reply to the last request of a connection, which ends."""
+    with connection:
+        return read_to_the_end(connection).partition(b"\r\n")[0]
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    """systemd, with a socket that it listens on for the service."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hearing,
+    ):
+        hearing.bind(os.fspath(tmp_path / "notify"))
+        yield Systemd(listener, hearing)
+
+
+def test_it_is_said_to_be_ready_when_it_answers(systemd: Systemd) -> None:
+    with systemd.serving():
+        assert status_of(systemd.connect(PROBE)) == b"HTTP/1.1 200 OK"
+
+
+def test_what_connects_before_it_is_ready_is_answered_then(systemd: Systemd) -> None:
+    early = systemd.connect(REQUEST)
+
+    with systemd.serving():
+        assert status_of(early) == b"HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_that_it_stops(systemd: Systemd, number: int) -> None:
+    with systemd.serving() as process:
+        process.send_signal(number)
+
+        assert systemd.hear() == ["STOPPING=1"]
+        assert process.wait(DEADLINE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_what_connects_after_its_end_waits_for_the_next(systemd: Systemd) -> None:
+    with systemd.serving():
+        pass
+    assert systemd.hear() == ["STOPPING=1"]
+    waiting = systemd.connect(REQUEST)
+
+    with systemd.serving():
+        assert status_of(waiting) == b"HTTP/1.1 200 OK"
+
+
+def test_nothing_is_lost_while_one_service_follows_another(systemd: Systemd) -> None:
+    with systemd.serving() as process:
+        process.terminate()
+        connections = [systemd.connect(REQUEST) for _ in range(100)]
+        assert systemd.hear() == ["STOPPING=1"]
+        assert process.wait(DEADLINE) == 0
+
+    with systemd.serving():
+        assert {status_of(connection) for connection in connections} == {b"HTTP/1.1 200 OK"}
+
+
+def test_it_says_that_it_reloads_and_when_that_is_done(systemd: Systemd) -> None:
+    with systemd.serving() as process:
+        process.send_signal(signal.SIGHUP)
+        state, since = systemd.hear()
+
+        assert state == "RELOADING=1"
+        assert since.startswith("MONOTONIC_USEC=")
+        assert systemd.hear() == ["READY=1"]
+
+
+def test_a_reload_that_is_refused_is_done_as_well(systemd: Systemd, tmp_path: Path) -> None:
+    file = tmp_path / "weighbridge.toml"
+    file.touch()
+    with systemd.serving(WEIGHBRIDGE_CONFIG=os.fspath(file)) as process:
+        file.write_text("no_setting = 1")
+        process.send_signal(signal.SIGHUP)
+
+        assert systemd.hear()[0] == "RELOADING=1"
+        assert systemd.hear() == ["READY=1"]
+        assert status_of(systemd.connect(REQUEST)) == b"HTTP/1.1 200 OK"
+
+
+def test_it_shows_the_watchdog_that_it_lives(systemd: Systemd) -> None:
+    with systemd.serving(WATCHDOG_USEC="100000"):
+        assert [systemd.hear() for _ in range(3)] == [["WATCHDOG=1"]] * 3
+
+
+def test_a_socket_too_many_is_refused_in_one_line(systemd: Systemd) -> None:
+    with systemd.start(LISTEN_FDS="2") as process:
+        _, complaint = process.communicate(timeout=DEADLINE)
+
+    assert process.returncode == 3
+    assert complaint == b"weighbridge: LISTEN_FDS: expected 1 socket, that of the service's port, got 2\n"
