@@ -26,7 +26,8 @@ _ORPHAN_SECONDS = 2.0
 def sigterm() -> Iterator[Row]:
     """20 times: start, load, SIGTERM in the middle of it."""
     for delay in _DRAIN_DELAYS:
-        lost = wrong = answered = 0
+        lost: list[float] = []
+        wrong = answered = 0
         codes, seconds = [], []
         for _ in range(_TIMES):
             service = Service(
@@ -40,7 +41,7 @@ def sigterm() -> Iterator[Row]:
                 codes.append(service.process.wait())
                 seconds.append(monotonic() - at)
                 journal = load.stop()
-            lost += len(journal.lost)
+            lost += [float(began) - at for began in journal.lost.began]
             wrong += journal.wrong
             answered += journal.answered
         limit = delay + _DRAIN_TIMEOUT
@@ -48,10 +49,14 @@ def sigterm() -> Iterator[Row]:
         yield Row(
             f"{_TIMES} SIGTERMs, drain delay {delay:g} s",
             f"0 requests sent and not answered; exit 0 within {limit:g} s",
-            f"{lost} of {answered + wrong + lost:,} not answered, {wrong} answered with an error; "
+            f"{len(lost)} of {answered + wrong + len(lost):,} not answered{_span(lost)}, {wrong} answered with an error; "
             f"{good_ends} times exit 0, after {median(seconds):.2f} s, at most {max(seconds):.2f}",
             ok=not lost and not wrong and good_ends == _TIMES and max(seconds) <= limit,
         )
+
+
+def _span(lost: list[float]) -> str:
+    return f" (sent {min(lost):.3f} to {max(lost):.3f} s after the signal)" if lost else ""
 
 
 def sighup() -> Iterator[Row]:
