@@ -49,7 +49,8 @@ def sigterm() -> Iterator[Row]:
         yield Row(
             f"{_TIMES} SIGTERMs, drain delay {delay:g} s",
             f"0 requests sent and not answered; exit 0 within {limit:g} s",
-            f"{len(lost)} of {answered + wrong + len(lost):,} not answered{_span(lost)}, {wrong} answered with an error; "
+            f"{len(lost)} of {answered + wrong + len(lost):,} not answered{_span(lost)}, "
+            f"{wrong} answered with an error; "
             f"{good_ends} times exit 0, after {median(seconds):.2f} s, at most {max(seconds):.2f}",
             ok=not lost and not wrong and good_ends == _TIMES and max(seconds) <= limit,
         )
