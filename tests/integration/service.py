@@ -71,7 +71,7 @@ class Service:
             [*COMMAND, "serve", "--port", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(settings),
+            env=environment({"ADMIN_PORT": "0", **settings}),
         )
         assert self.process.stdout is not None
         self._log = Lines(self.process.stdout, last=None if reads_on else b'"listening"')
@@ -88,6 +88,11 @@ class Service:
     def of(self, event: str) -> list[dict[str, Any]]:
         """The lines of one kind."""
         return [line for line in self.events if line["event"] == event]
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin listener answers."""
+        return str(self.of("admin_listening")[0]["url"])
 
     def client(self) -> httpx2.Client:
         """An HTTP client of the service."""

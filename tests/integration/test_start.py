@@ -45,6 +45,7 @@ def test_a_start_is_logged_as_json_with_the_url() -> None:
     assert [event["event"] for event in service.events] == [
         "worker_started",
         "service_started",
+        "admin_listening",
         "listening",
         "service_stopped",
     ]

@@ -33,7 +33,7 @@ def test_a_signal_ends_the_service_normally(number: int, processes: str) -> None
         assert service.stop(number) == 0
 
         events = [event["event"] for event in service.events if event["event"] != "worker_started"]
-        assert events == ["service_started", "listening", "service_stopped"]
+        assert events == ["service_started", "admin_listening", "listening", "service_stopped"]
         assert service.complaints() == ""
 
 

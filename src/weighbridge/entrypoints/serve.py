@@ -5,8 +5,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import click
@@ -15,11 +15,16 @@ from structlog.typing import FilteringBoundLogger
 
 from weighbridge import __version__
 from weighbridge.adapters.logs import start_logging
-from weighbridge.server.listener import CannotListen, listen, tls_context, url_of
+from weighbridge.adapters.series import MEMORY_BYTES
+from weighbridge.server.control import ControlPlane, Fleet, serve_control
+from weighbridge.server.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
 from weighbridge.server.supervisor import Supervisor
+from weighbridge.server.systemd import feed_watchdog, inherited_listener, notify
 from weighbridge.settings import InvalidSettings, Settings
 
 WORKER = (sys.executable, "-m", "weighbridge.entrypoints.worker")
+
+Logger = Callable[[], FilteringBoundLogger]
 
 
 def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
@@ -29,37 +34,76 @@ def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
     Raises InvalidSettings, CannotStart.
     """
     _occupy_standard_streams()
+    inherited = inherited_listener()
     settings = Settings.load(**flags)
-    secure = tls_context(settings) is not None
-    listener = _listen(settings, flags)
-    url = url_of(listener, secure=secure)
-
-    def announce(logger: FilteringBoundLogger) -> None:
-        logger.info("listening", url=url)
-        if os.isatty(1):
-            click.echo(_welcome(url, settings), err=True)
-
+    tls_context(settings)  # so that files which cannot be used are told before anything starts
+    listener = inherited or _listen(settings, flags)
+    ports = _Ports(settings, listener, listen_for_admin(settings), inherited=inherited is not None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if settings.workers:
-            with contextmanager(start_logging)(1, level=settings.log_level, log_format=settings.log_format) as logger:
-                supervisor = Supervisor(worker, settings, listener, logger, lambda: _reread(flags))
-                runner.run(supervisor.run(lambda: announce(logger)))
-        else:
-            runner.run(_alone(settings, listener, announce))
+        runner.run(_supervise(ports, worker, flags) if settings.workers else _serve_alone(ports))
 
 
-async def _alone(settings: Settings, listener: socket.socket, announce: Callable[[FilteringBoundLogger], None]) -> None:
+class _Ports:
+    """What the service listens on, and how that is announced."""
+
+    def __init__(
+        self, settings: Settings, data: socket.socket, admin: socket.socket | None, *, inherited: bool
+    ) -> None:
+        self.settings = settings
+        self.data = data
+        self.inherited = inherited
+        self._admin = admin
+        self._url = url_of(data, secure=settings.tls_cert is not None)
+
+    @asynccontextmanager
+    async def administered(self, fleet: Fleet, logger: Logger) -> AsyncIterator[None]:
+        """Meanwhile the admin listener tells of `fleet`."""
+        if self._admin is None:
+            yield
+            return
+        secret = self.settings.admin_token
+        token = None if secret is None else secret.get_secret_value()
+        async with serve_control(ControlPlane(fleet, token=token, failed=_failed(logger)), self._admin):
+            yield
+
+    def announce(self, logger: FilteringBoundLogger) -> None:
+        """Say where the service answers, now that it does; and to systemd, from now on, that it lives."""
+        if self._admin is not None:
+            logger.info("admin_listening", url=url_of(self._admin, secure=False))
+        logger.info("listening", url=self._url)
+        if os.isatty(1):
+            click.echo(_welcome(self._url, self.settings), err=True)
+        notify("READY=1")
+        self._watchdog = asyncio.ensure_future(feed_watchdog())
+
+
+async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, Any]) -> None:
+    settings = ports.settings
+    with contextmanager(start_logging)(1, level=settings.log_level, log_format=settings.log_format) as logger:
+        supervisor = Supervisor(worker, settings, ports.data, logger, lambda: _reread(flags), inherited=ports.inherited)
+        async with ports.administered(supervisor, lambda: logger):
+            await supervisor.run(lambda: ports.announce(logger))
+
+
+async def _serve_alone(ports: _Ports) -> None:
     from weighbridge.container import Container
     from weighbridge.entrypoints.asgi import create_app
     from weighbridge.server.alone import Alone
 
-    container = Container(settings=settings)
-    await Alone(lambda: create_app(container), settings, listener, lambda: announce(container.logger())).run()
+    memory = bytearray(MEMORY_BYTES)
+    container = Container(settings=ports.settings, memory=memory)
+    alone = Alone(lambda: create_app(container), memory, ports.settings, ports.data, inherited=ports.inherited)
+    async with ports.administered(alone, container.logger):
+        await alone.run(lambda: ports.announce(container.logger()))
+
+
+def _failed(logger: Logger) -> Callable[[Exception, str], None]:
+    return lambda exc, request_id: logger().error("request_failed", request_id=request_id, exc_info=exc)
 
 
 def _reread(flags: Mapping[str, Any]) -> Settings:
     settings = Settings.load(**flags)
-    tls_context(settings)  # so that files which cannot be used are refused before a worker tries
+    tls_context(settings)
     return settings
 
 

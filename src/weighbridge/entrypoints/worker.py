@@ -8,9 +8,9 @@ from weighbridge.server.worker import work
 from weighbridge.settings import Settings
 
 
-def application(settings: Settings, metrics: memoryview | None) -> FastAPI:
-    """The service, as a worker or the one process makes it."""
-    return create_app(Container(settings=settings))
+def application(settings: Settings, memory: memoryview) -> FastAPI:
+    """The service, which counts in `memory`."""
+    return create_app(Container(settings=settings, memory=memory))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from weighbridge.settings import InvalidSettings, Settings
 
 _BACKLOG = 2048
-_SPARE_DESCRIPTORS = 64
+_OTHER_DESCRIPTORS = 200  # for the admin listener's connections, above all
 
 
 class CannotListen(Exception):
@@ -70,14 +70,11 @@ def most_connections(settings: Settings) -> int:
 
     That limit is raised as far as the system lets it.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     share = max(1, settings.max_connections // max(1, settings.workers))
-    wanted = share + _SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        share = max(1, min(share, soft - _SPARE_DESCRIPTORS))
-    return share
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = max(soft, min(hard, share + _OTHER_DESCRIPTORS))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    return min(share, max(descriptors // 2, descriptors - _OTHER_DESCRIPTORS))
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

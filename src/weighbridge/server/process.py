@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
-from enum import StrEnum
 from time import monotonic
+from typing import NamedTuple
 
+from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
@@ -18,12 +19,11 @@ _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
 
 
-class State(StrEnum):
-    """What a worker does."""
+class Ending(NamedTuple):
+    """How a worker ended: the kind, for the metrics, and in words."""
 
-    STARTING = "starting"
-    READY = "ready"
-    RETIRING = "retiring"
+    kind: str
+    words: str
 
 
 class WorkerProcess:
@@ -38,7 +38,7 @@ class WorkerProcess:
         self._process = subprocess.Popen([*command, str(far)], stdin=subprocess.DEVNULL, pass_fds=[far])
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
-        self.state = State.STARTING
+        self.state = WorkerState.STARTING
         self.began = monotonic()
         self.came_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
@@ -67,7 +67,7 @@ class WorkerProcess:
     @property
     def takes_more(self) -> bool:
         """Whether it should be given connections."""
-        return self.state is State.READY and not self.is_silent and self.connections < self._most_connections
+        return self.state is WorkerState.READY and not self.is_silent and self.connections < self._most_connections
 
     @property
     def has_lived(self) -> bool:
@@ -76,7 +76,7 @@ class WorkerProcess:
 
     def ready(self) -> None:
         """It answers from now on."""
-        self.state = State.READY
+        self.state = WorkerState.READY
         self._ready_at = monotonic()
         self.came_up.set_result(True)
 
@@ -89,7 +89,7 @@ class WorkerProcess:
     def look(self) -> None:
         """Look for a sign of life; called at every tick, so that time in which nobody looked does not count."""
         beats = self.scoreboard.vitals.beats
-        self._silent_ticks = 0 if beats != self._beats or self.state is State.STARTING else self._silent_ticks + 1
+        self._silent_ticks = 0 if beats != self._beats or self.state is WorkerState.STARTING else self._silent_ticks + 1
         self._beats = beats
 
     def never_received(self) -> list[socket.socket]:
@@ -109,15 +109,20 @@ class WorkerProcess:
 
     def retire(self, word: Word) -> None:
         """Have it end in its own time."""
-        self.state = State.RETIRING
+        self.state = WorkerState.RETIRING
         self.channel.send(word)
+
+    def status(self, slot: int) -> WorkerStatus:
+        """What the metrics say of it."""
+        vitals = self.scoreboard.vitals
+        return WorkerStatus(slot, self.pid, self.state, self.connections, vitals.in_flight, vitals.buffered_bytes)
 
     def kill(self, verdict: str) -> None:
         """End it at once; the verdict is how it ended."""
         self._verdict = self._verdict or verdict
         self._process.kill()
 
-    def ended(self) -> str:
+    def ended(self) -> Ending:
         """How it ended, once it has; releases all that is held of it but its memory."""
         code = self._process.wait()
         self.channel.close()
@@ -127,5 +132,7 @@ class WorkerProcess:
             self.came_up.set_result(False)
         self.gone.set()
         if self._verdict is not None:
-            return self._verdict
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            return Ending("hung", self._verdict)
+        if code < 0:
+            return Ending("killed", f"killed by {signal.Signals(-code).name}")
+        return Ending("exited", f"ended with code {code}")

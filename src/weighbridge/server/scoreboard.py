@@ -5,7 +5,7 @@ import mmap
 import os
 from typing import Self
 
-METRICS_BYTES = 1024 * 1024
+from weighbridge.adapters.series import MEMORY_BYTES
 
 
 class Vitals(ctypes.Structure):
@@ -30,7 +30,7 @@ class Scoreboard:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         size = ctypes.sizeof(Vitals)
-        self._memory = mmap.mmap(descriptor, size + METRICS_BYTES)
+        self._memory = mmap.mmap(descriptor, size + MEMORY_BYTES)
         self.vitals = Vitals.from_buffer(self._memory)
         self.metrics = memoryview(self._memory)[size:]
 
@@ -38,5 +38,5 @@ class Scoreboard:
     def create(cls) -> Self:
         """A new one, all zero, in memory that no file system holds."""
         descriptor = os.memfd_create("weighbridge-worker")
-        os.ftruncate(descriptor, ctypes.sizeof(Vitals) + METRICS_BYTES)
+        os.ftruncate(descriptor, ctypes.sizeof(Vitals) + MEMORY_BYTES)
         return cls(descriptor)

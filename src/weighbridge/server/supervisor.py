@@ -6,18 +6,24 @@ It imports none of what workers need to answer requests, so that it stays small 
 import asyncio
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from secrets import randbelow
+from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
 
+from weighbridge.adapters.exposition import Totals
+from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.channel import Word
+from weighbridge.server.control import WorkerReport
 from weighbridge.server.listener import most_connections
-from weighbridge.server.process import TICK_SECONDS, State, WorkerProcess
+from weighbridge.server.process import TICK_SECONDS, Ending, WorkerProcess
+from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.settings import InvalidSettings, Settings
 
 _FIRST_DELAY = 0.25
@@ -54,14 +60,18 @@ class Supervisor:
         listener: socket.socket,
         logger: FilteringBoundLogger,
         reread: Callable[[], Settings],
+        *,
+        inherited: bool,
     ) -> None:
         self._command = command
         self._settings = settings
         self._logger = logger
         self._reread = reread
-        self._acceptor = Acceptor(listener, self._give)
+        self._acceptor = Acceptor(listener, self._give, inherited=inherited)
         self._slots = [Slot(number) for number in range(settings.workers)]
-        self._workers: set[WorkerProcess] = set()
+        self._workers: dict[WorkerProcess, Slot] = {}
+        self._totals = Totals()
+        self._restarts = Counter(dict.fromkeys(("exited", "killed", "hung"), 0))
         self._waiting: list[socket.socket] = []
         self._most_connections = most_connections(settings)
         self._started = False
@@ -91,9 +101,26 @@ class Supervisor:
             return "draining"
         if any(worker.takes_more for worker in self._workers):
             return None
-        if any(worker.state is State.READY for worker in self._workers):
+        if any(worker.state is WorkerState.READY for worker in self._workers):
             return "every worker is full, or shows no sign of life"
         return "; ".join(["starting", *(f"worker {slot.number}: {slot.reason}" for slot in self._slots if slot.reason)])
+
+    def workers(self) -> list[WorkerReport]:
+        """A report on each worker."""
+        now = monotonic()
+        return [
+            WorkerReport(
+                worker.pid, worker.state, round(now - worker.began, 3), worker.connections, slot.restarts, slot.reason
+            )
+            for worker, slot in self._workers.items()
+        ]
+
+    def metrics(self) -> bytes:
+        """The metrics of all workers together, those that have ended included."""
+        statuses = [worker.status(slot.number) for worker, slot in self._workers.items()]
+        statuses += [WorkerStatus(slot.number, None, WorkerState.WAITING) for slot in self._slots if not slot.worker]
+        memories = [worker.scoreboard.metrics for worker in self._workers]
+        return self._totals.exposition(memories, process_families(statuses, self._restarts, self._settings))
 
     # Start and stop
 
@@ -108,6 +135,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         second = self._stopping.is_set()
+        notify("STOPPING=1")
         self._stopping.set()
         if second or not self._started:
             self._at_once.set()
@@ -119,7 +147,7 @@ class Supervisor:
         if self._rolling is not None:
             self._rolling.cancel()
         for worker in self._workers:
-            if worker.state is State.STARTING:
+            if worker.state is WorkerState.STARTING:
                 worker.kill("the service was stopped")
             else:
                 worker.channel.send(Word.DRAIN)
@@ -152,10 +180,10 @@ class Supervisor:
 
     def _spawn(self, slot: Slot) -> WorkerProcess:
         worker = WorkerProcess(self._command, self._settings, most_connections=self._most_connections)
-        self._workers.add(worker)
+        self._workers[worker] = slot
         loop = asyncio.get_running_loop()
         loop.add_reader(worker.channel.fileno(), self._listen_to, worker)
-        loop.add_reader(worker.pidfd, self._bury, worker, slot)
+        loop.add_reader(worker.pidfd, self._bury, worker)
         self._logger.info("worker_started", worker=slot.number, pid=worker.pid)
         return worker
 
@@ -173,28 +201,32 @@ class Supervisor:
         except BlockingIOError:
             return
 
-    def _bury(self, worker: WorkerProcess, slot: Slot) -> None:
+    def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
         loop = asyncio.get_running_loop()
         self._listen_to(worker)
         loop.remove_reader(worker.channel.fileno())
         loop.remove_reader(worker.pidfd)
-        self._workers.discard(worker)
+        slot = self._workers.pop(worker)
         left = worker.never_received()
-        how = worker.ended()
+        ending = worker.ended()
+        self._totals.absorb(worker.scoreboard.metrics)
         if slot.worker is worker:
             slot.worker = None
             if self._started and not self._stopping.is_set():
-                self._refill(slot, worker, how)
+                self._refill(slot, worker, ending)
         for connection in left:
             self._give(connection)
 
-    def _refill(self, slot: Slot, worker: WorkerProcess, how: str) -> None:
+    def _refill(self, slot: Slot, worker: WorkerProcess, ending: Ending) -> None:
+        self._restarts[ending.kind] += 1
         slot.restarts += 1
-        slot.reason = how
+        slot.reason = ending.words
         slot.failures = 0 if worker.has_lived else slot.failures + 1
         delay = _backoff(slot.failures)
-        self._logger.error("worker_died", worker=slot.number, pid=worker.pid, reason=how, restart_in=round(delay, 2))
+        self._logger.error(
+            "worker_died", worker=slot.number, pid=worker.pid, reason=ending.words, restart_in=round(delay, 2)
+        )
         slot.refill = asyncio.get_running_loop().call_later(delay, self._fill, slot)
 
     def _tick(self) -> None:
@@ -203,7 +235,7 @@ class Supervisor:
             worker.look()
             if worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
-            elif worker.is_silent and worker.state is State.READY:
+            elif worker.is_silent and worker.state is WorkerState.READY:
                 for connection in worker.never_received():
                     self._give(connection)
         self._offer()
@@ -215,9 +247,14 @@ class Supervisor:
             self._rolling = asyncio.ensure_future(self._roll(self._rolling))
 
     async def _roll(self, previous: asyncio.Task[None] | None) -> None:
-        """Replace every worker by one with the settings read anew; if the first does not come up, change nothing."""
         if previous is not None:
             await asyncio.wait({previous})
+        notify_reloading()
+        await self._replace_all()
+        notify("READY=1")
+
+    async def _replace_all(self) -> None:
+        """Replace every worker by one with the settings read anew; if the first does not come up, change nothing."""
         try:
             settings = self._reread()
         except InvalidSettings as exc:

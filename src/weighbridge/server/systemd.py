@@ -3,6 +3,7 @@
 sd_listen_fds(3) and sd_notify(3) describe them. Where nobody passes sockets or listens, nothing happens.
 """
 
+import asyncio
 import os
 import socket
 import time
@@ -60,3 +61,10 @@ def watchdog_interval() -> float | None:
     if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     return int(microseconds) / 2_000_000
+
+
+async def feed_watchdog() -> None:
+    """Tell systemd's watchdog that the event loop runs, for as long as it watches."""
+    while (interval := watchdog_interval()) is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

@@ -32,10 +32,10 @@ _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 
 class Factory(Protocol):
-    """Makes the application of a process."""
+    """Makes the application of a worker."""
 
-    def __call__(self, settings: Settings, metrics: memoryview | None) -> ASGIApp:
-        """The application; it counts in the memory `metrics`, where that is given."""
+    def __call__(self, settings: Settings, memory: memoryview) -> ASGIApp:
+        """The application, which counts in `memory`."""
         ...
 
 

@@ -16,7 +16,9 @@ KEEP_ALIVE = 0.8
 def check_log(service: Service) -> None:
     """Assert that nothing was logged but that requests came, whatever they were."""
     assert {(event["event"], event["level"]) for event in service.events} <= {
+        ("worker_started", "info"),
         ("service_started", "info"),
+        ("admin_listening", "info"),
         ("listening", "info"),
         ("request", "info"),
         ("request", "error"),

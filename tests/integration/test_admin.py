@@ -1,0 +1,186 @@
+"""What the admin listener tells of the real processes: exact counts, and answers while every worker stands still."""
+
+import os
+import signal
+from collections import Counter
+from contextlib import ExitStack
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.contract import GOOD
+from tests.integration.service import Service, run, serving
+from tests.integration.wire import get, post, wire
+from tests.waiting import DEADLINE, until
+
+Labels = tuple[str, ...]
+"""Route, model, version, outcome and status."""
+
+PREDICTED = ("/predict", "default", "embedded", "success", "200")
+ASKED: list[tuple[bytes, int, Labels]] = [
+    (post(b"/predict"), 7, PREDICTED),
+    (post(b"/predict", body=b"{}"), 3, ("/predict", "default", "embedded", "refused", "422")),
+    (get(b"/health"), 5, ("/health", "", "", "success", "200")),
+    (get(b"/docs/assets/favicon.png"), 1, ("/docs/assets/{name}", "", "", "success", "200")),
+    (get(b"/docs/assets/nothing"), 2, ("/docs/assets/{name}", "", "", "refused", "404")),
+    (get(b"/nothing"), 2, ("other", "", "", "refused", "404")),
+    (get(b"/health", version=b"2.5"), 2, ("other", "", "", "failed", "505")),
+]
+
+
+def admin(service: Service, path: str) -> httpx2.Response:
+    return httpx2.get(f"{service.admin_url}{path}", timeout=DEADLINE)
+
+
+def samples(service: Service, name: str) -> dict[Labels, float]:
+    """The samples of one name, by the values of their labels."""
+    families = text_string_to_metric_families(admin(service, "/metrics").text)
+    return {
+        tuple(labels.values()): value
+        for family in families
+        for name_of, labels, value, *_ in family.samples
+        if name_of == name
+    }
+
+
+def requests(service: Service) -> Counter[Labels]:
+    names = ("route", "model", "version", "outcome", "status")
+    families = text_string_to_metric_families(admin(service, "/metrics").text)
+    return Counter(
+        {
+            tuple(labels[name] for name in names): int(value)
+            for family in families
+            for name_of, labels, value, *_ in family.samples
+            if name_of == "weighbridge_requests_total"
+        }
+    )
+
+
+def ask(service: Service, request: bytes) -> None:
+    with wire(service) as connection:
+        connection.send(request)
+        connection.reply()
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_every_request_is_counted_once_whichever_process_answered_it(processes: str) -> None:
+    with serving(WORKERS=processes) as service:
+        expected = Counter[Labels]()
+        for request, times, labels in ASKED:
+            for _ in range(times):
+                ask(service, request)
+            expected[labels] += times
+
+        assert requests(service) == expected
+
+
+def test_what_a_killed_worker_has_counted_stays_in_the_sums() -> None:
+    with serving() as service:
+        for _ in range(5):
+            ask(service, post(b"/predict"))
+        os.kill(int(service.of("worker_started")[0]["pid"]), signal.SIGKILL)
+        for _ in range(5):
+            ask(service, post(b"/predict"))
+
+        assert requests(service)[PREDICTED] == 10
+        assert samples(service, "weighbridge_worker_restarts_total") == {
+            ("exited",): 0,
+            ("killed",): 1,
+            ("hung",): 0,
+        }
+
+
+def test_what_a_worker_that_was_replaced_has_counted_stays_in_the_sums() -> None:
+    with serving() as service:
+        ask(service, post(b"/predict"))
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: service.of("reloaded"))
+        ask(service, post(b"/predict"))
+
+        assert requests(service)[PREDICTED] == 2
+
+
+def test_the_workers_are_told_with_their_connections() -> None:
+    with serving(WORKERS="2") as service, ExitStack() as connections:
+        for _ in range(4):
+            connection = connections.enter_context(wire(service))
+            connection.send(get(b"/health"))
+            connection.reply()
+        reports = admin(service, "/workers").json()
+
+        assert [report["pid"] for report in reports] == [event["pid"] for event in service.of("worker_started")]
+        assert {(report["state"], report["connections"], report["restarts"]) for report in reports} == {("ready", 2, 0)}
+        assert all(0 < report["age_seconds"] < DEADLINE for report in reports)
+
+
+def test_the_one_process_tells_of_itself() -> None:
+    with serving(WORKERS="0") as service:
+        [report] = admin(service, "/workers").json()
+
+        assert (report["pid"], report["state"], report["reason"]) == (service.process.pid, "ready", None)
+        assert admin(service, "/readyz").status_code == 200
+
+
+def test_it_answers_while_every_worker_stands_still() -> None:
+    with serving(WORKERS="2", HANG_TIMEOUT="1000") as service:
+        for event in service.of("worker_started"):
+            os.kill(int(event["pid"]), signal.SIGSTOP)
+        until(lambda: admin(service, "/readyz").status_code == 503)
+        reason = admin(service, "/readyz").json()["detail"]
+
+        assert reason == "every worker is full, or shows no sign of life"
+        assert admin(service, "/livez").status_code == 200
+        assert len(samples(service, "weighbridge_connections")) == 2
+        assert len(admin(service, "/workers").json()) == 2
+        for event in service.of("worker_started"):
+            os.kill(int(event["pid"]), signal.SIGCONT)
+        until(lambda: admin(service, "/readyz").status_code == 200)
+
+
+def test_while_a_worker_keeps_dying_it_is_not_ready_and_says_why() -> None:
+    with serving() as service:
+        for _ in range(3):
+            until(lambda: len(service.of("worker_started")) > len(service.of("worker_died")))
+            os.kill(int(service.of("worker_started")[-1]["pid"]), signal.SIGKILL)
+            until(lambda: len(service.of("worker_started")) == len(service.of("worker_died")))
+        detail = admin(service, "/readyz").json()["detail"]
+
+        assert detail == "starting; worker 0: killed by SIGKILL"
+        assert samples(service, "weighbridge_workers")["waiting",] == 1
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_while_the_service_drains_it_is_not_ready(processes: str) -> None:
+    with serving(WORKERS=processes, DRAIN_DELAY="1000") as service:
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: admin(service, "/readyz").status_code == 503)
+
+        assert admin(service, "/readyz").json()["detail"] == "draining"
+        assert samples(service, "weighbridge_workers")["retiring",] == (1 if processes == "0" else 0)
+
+
+def test_with_a_token_only_its_bearers_read_the_metrics() -> None:
+    token = 16 * "t"
+    with serving(ADMIN_TOKEN=token) as service:
+        refused = admin(service, "/metrics")
+        bearer = {"Authorization": f"Bearer {token}"}
+        read = httpx2.get(f"{service.admin_url}/metrics", headers=bearer, timeout=DEADLINE)
+
+        assert (refused.status_code, read.status_code) == (401, 200)
+
+
+def test_without_a_token_it_is_not_opened_to_other_machines() -> None:
+    result = run("serve", PORT="0", ADMIN_HOST="0", ADMIN_PORT="0")
+
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.startswith(
+        "weighbridge: WEIGHBRIDGE_ADMIN_HOST: expected a loopback address such as 127.0.0.1"
+    )
+
+
+def test_it_can_be_done_without() -> None:
+    with serving(ADMIN_PORT="off") as service:
+        ask(service, post(b"/predict", body=GOOD))
+
+        assert not service.of("admin_listening")
