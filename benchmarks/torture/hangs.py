@@ -17,6 +17,8 @@ _NOTICED_SECONDS = 5.0
 _SILENCE_SECONDS = 0.5
 """A client of the other worker that waits for so long has noticed something."""
 _WATCHED_SECONDS = 8.0
+_PAUSE_SECONDS = 0.01
+"""Of the clients, so that the new worker finds processor time to start."""
 _BLOCK = Ask(body=b'{"features":[%d,0,0,0]}' % BLOCKING)
 
 
@@ -41,7 +43,7 @@ def blocked() -> Iterator[Row]:
 
 
 def _observed(fault: str, strike: Callable[[Service], None]) -> Row:
-    with running(Service(SLOW, name="hangs")) as service, Load(Crowd(service.port)) as load:
+    with running(Service(SLOW, name="hangs")) as service, Load(_crowd(service)) as load:
         sleep(1)
         before = service.worker_pids()
         with Probes(service.admin_port, "/livez") as probes:
@@ -69,6 +71,10 @@ def _observed(fault: str, strike: Callable[[Service], None]) -> Row:
         and not len(after.lost)
         and probes.slowest < _SILENCE_SECONDS,
     )
+
+
+def _crowd(service: Service) -> Crowd:
+    return Crowd(service.port, pause_seconds=_PAUSE_SECONDS)
 
 
 def _silence_of_the_others(journal: Journal, start: float, end: float) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.container import Container
-from weighbridge.entrypoints.asgi import create_app
+from weighbridge.entrypoints import worker
 from weighbridge.settings import Settings
 
 CPU_MS = "TORTURE_CPU_MS"
@@ -37,10 +37,10 @@ class SlowPredict(PredictUseCase):
         return super().__call__(features, scale_factor)
 
 
-def slow_app(settings: Settings, _metrics: memoryview | None) -> FastAPI:
-    """The application of the service with this model."""
-    container = Container(settings=settings)
-    container.predict.override(
-        providers.Singleton(SlowPredict, weights=container.weights.provided.load.call(), max_rows=settings.max_rows)
-    )
-    return create_app(container)
+def slow_app(settings: Settings, memory: memoryview) -> FastAPI:
+    """The application of a worker of the service, with this model."""
+    app = worker.application(settings, memory)
+    container: Container = app.state.container
+    weights = container.weights.provided.load.call()
+    container.predict.override(providers.Singleton(SlowPredict, weights=weights, max_rows=settings.max_rows))
+    return app
