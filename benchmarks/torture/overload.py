@@ -5,17 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean
-from time import sleep
+from time import monotonic, sleep
 
 import numpy as np
 
+from benchmarks.processes import busy_seconds
 from benchmarks.results import WORK
 from benchmarks.torture.clients import Crowd, Load
 from benchmarks.torture.exchanges import HOST, LOST, Ask, Journal
 from benchmarks.torture.openloop import OpenLoop
 from benchmarks.torture.probes import Probes
 from benchmarks.torture.report import Row
-from benchmarks.torture.service import SERVE, SLOW, Service, running
+from benchmarks.torture.service import SERVE, SLOW, Service, cpu_seconds, running
 from benchmarks.torture.slow_model import CPU_MS
 from benchmarks.wrk import Wrk
 
@@ -54,6 +55,8 @@ class Trial:
     unsent: int
     """How many found no connection free, or were cut: the load was not as open as it should be."""
     lost: int
+    disturbed: float
+    """The share of the worker's core that other processes, and the machine's other guests, used."""
     recovered: float
     """Seconds from the end of the overload until all is as it was before it."""
 
@@ -74,7 +77,8 @@ def slow_model() -> Iterator[Row]:
             f"{trial.times} times capacity, {_CPU_MS} ms model",
             f"goodput at least {_GOALS[trial.times]:.0%} of peak",
             f"{share:.1%}: {trial.goodput:.0f} of {trial.peak:.0f} a second; {trial.shed:.0%} refused, "
-            f"{trial.lost} lost" + (f"; {trial.unsent} not sent for want of a connection" if trial.unsent else ""),
+            f"{trial.lost} lost; others used {trial.disturbed:.0%} of the core"
+            + (f"; {trial.unsent} not sent for want of a connection" if trial.unsent else ""),
             ok=share >= _GOALS[trial.times] and not trial.unsent and not trial.lost,
         )
         yield Row(
@@ -131,7 +135,11 @@ def _goodput(journal: Journal, start: float, end: float) -> float:
 def _trial(service: Service, times: int) -> Trial:
     before = _peak(service)
     phases = ((_EASY * before, _EASY_SECONDS), (times * before, _OVER_SECONDS), (_EASY * before, _AFTER_SECONDS))
+    [worker] = service.worker_pids()
+    since, busy, used = monotonic(), busy_seconds(_SERVER_CORE), cpu_seconds(worker)
     start, journal = OpenLoop(service.port, _ASK, phases, _CONNECTIONS, _LOAD_CORE).run()
+    others = busy_seconds(_SERVER_CORE) - busy - (cpu_seconds(worker) - used)
+    disturbed = max(0.0, others) / (monotonic() - since)
     after = _peak(service)
     over = start + _EASY_SECONDS
     calm = over + _OVER_SECONDS
@@ -145,6 +153,7 @@ def _trial(service: Service, times: int) -> Trial:
         shed=float((overload.outcome == _SHED).mean()),
         unsent=journal.unsent,
         lost=len(journal.lost),
+        disturbed=disturbed,
         recovered=_recovered(journal, easy, calm),
     )
 
