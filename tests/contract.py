@@ -416,5 +416,25 @@ PATHS = [
     ),
 ]
 
-CASES = [*CONTRACT, *JSON_BODIES, *MEDIA_TYPES, *PATHS]
+TIMEOUTS = [
+    *(
+        _typed(f"a timeout of {value} ms", 200, {**JSON, "x-request-timeout-ms": value})
+        for value in ("9999", "000009999", "999999999")
+    ),
+    *(
+        Case(
+            f"a timeout of {value!r}",
+            "POST",
+            "/predict",
+            400,
+            GOOD,
+            {**JSON, "x-request-timeout-ms": value},
+            code="bad_request",
+            detail="expected X-Request-Timeout-Ms to be a positive integer of at most 9 digits",
+        )
+        for value in ("", "0", "000", "-1", "+1", "1.5", "1e3", "0x10", "1_000", "9999, 9999", "1000000000", "9999 ms")
+    ),
+]
+
+CASES = [*CONTRACT, *JSON_BODIES, *MEDIA_TYPES, *PATHS, *TIMEOUTS]
 PATHS_TO_GET = ("/", "/health", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/assets/favicon.png")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ import httpx2
 from tests.waiting import DEADLINE, until
 
 COMMAND = (sys.executable, "-m", "weighbridge")
+SERVE = (*COMMAND, "serve", "--port", "0")
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -66,9 +67,9 @@ class Lines:
 class Service:
     """`weighbridge serve`, as a process; its log is read on, or only as far as the line that says that it listens."""
 
-    def __init__(self, *flags: str, reads_on: bool = True, **settings: str) -> None:
+    def __init__(self, *flags: str, command: Sequence[str] = SERVE, reads_on: bool = True, **settings: str) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", *flags],
+            [*command, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment({"ADMIN_PORT": "0", **settings}),
@@ -154,9 +155,9 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def serving(*flags: str, reads_on: bool = True, **settings: str) -> Iterator[Service]:
+def serving(*flags: str, command: Sequence[str] = SERVE, reads_on: bool = True, **settings: str) -> Iterator[Service]:
     """The service, from when it listens; whatever happens, its process has ended afterwards."""
-    service = Service(*flags, reads_on=reads_on, **settings)
+    service = Service(*flags, command=command, reads_on=reads_on, **settings)
     try:
         yield service
     finally:

@@ -146,7 +146,7 @@ def test_while_a_worker_keeps_dying_it_is_not_ready_and_says_why() -> None:
             until(lambda: len(service.of("worker_started")) == len(service.of("worker_died")))
         detail = admin(service, "/readyz").json()["detail"]
 
-        assert detail == "starting; worker 0: killed by SIGKILL"
+        assert detail == "starting; worker 0: was killed by SIGKILL"
         assert samples(service, "weighbridge_workers")["waiting",] == 1
 
 

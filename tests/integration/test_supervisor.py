@@ -68,7 +68,7 @@ def test_a_killed_worker_is_replaced_and_connections_wait_for_the_new_one() -> N
             assert ask(connection).startswith(OK)
 
         [death] = service.of("worker_died")
-        assert (death["pid"], death["reason"]) == (first, "killed by SIGKILL")
+        assert (death["pid"], death["reason"]) == (first, "was killed by SIGKILL")
         assert len(workers(service)) == 2
 
 

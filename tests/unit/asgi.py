@@ -14,6 +14,7 @@ def exchange(
     method: str = "POST",
     path: str = "/predict",
     headers: Iterable[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),),
+    state: dict[str, Any] | None = None,
 ) -> list[Message]:
     """What the application sends in answer to a request whose body, or end, comes as `messages`."""
     waiting = iter(messages)
@@ -38,6 +39,7 @@ def exchange(
         "headers": list(headers),
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8000),
+        "state": state or {},
     }
     assert client.portal is not None
     client.portal.call(client.app, scope, receive, send)

@@ -118,7 +118,7 @@ class RequestMetrics:
         self._expired[0] += 1
 
     def abandoned(self) -> None:
-        """Count a request whose client went away before it had sent all of it."""
+        """Count a request whose client went away before it had sent all of it, or before its turn came."""
         self._abandoned[0] += 1
 
 

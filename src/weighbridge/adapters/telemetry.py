@@ -2,12 +2,18 @@
 
 import logging
 from http import HTTPStatus
+from time import perf_counter
 from typing import Literal
 
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.http.request_ids import RequestIds
 from weighbridge.adapters.metrics import RequestMetrics, RouteMetrics
+
+Shed = Literal["queue", "buffers", "in_flight"]
+"""Why a request is refused for overload: its estimated wait, the buffered bytes, or the requests in hand."""
+
+_TELL_SECONDS = 1.0
 
 
 class RequestTelemetry:
@@ -29,6 +35,8 @@ class RequestTelemetry:
         self.request_id = RequestIds()
         self._logger = logger
         self._lowest_status = {"failed": 400, "all": 0, "none": 1000}[policy]
+        self._turned_away = 0
+        self._told = float("-inf")
         self._slow_seconds = slow_ms / 1000 if policy == "failed" else float("inf")
 
     def finished(
@@ -53,6 +61,28 @@ class RequestTelemetry:
         self._logger.error("request_failed", request_id=request_id, exc_info=exc)
 
     def abandoned(self, *, request_id: str) -> None:
-        """Count that the client went away before its request was complete, and log it at level debug."""
+        """Count that the client went away before its request had begun to be served, and log it at level debug."""
         self.metrics.abandoned()
         self._logger.debug("request_abandoned", request_id=request_id)
+
+    def shed(self, reason: Shed) -> None:
+        """Count that a request was refused for overload."""
+        self.metrics.shed(reason)
+
+    def turned_away(self, route: RouteMetrics, status: int, seconds: float) -> None:
+        """Count a request that would have waited too long, and log at most once a second that there are such.
+
+        A line for each would cost more than the refusal, just when there is no time for either.
+        """
+        self.metrics.shed("queue")
+        route.observe(status, seconds)
+        self._turned_away += 1
+        now = perf_counter()
+        if now - self._told > _TELL_SECONDS and self._lowest_status <= status:
+            self._logger.warning("requests_turned_away", count=self._turned_away)
+            self._turned_away = 0
+            self._told = now
+
+    def expired(self) -> None:
+        """Count that a request got no answer by its deadline."""
+        self.metrics.expired()

@@ -10,6 +10,7 @@ from weighbridge.adapters.http import health, index, openapi, prediction
 from weighbridge.adapters.http.envelope import Envelope
 from weighbridge.adapters.http.errors import install_handlers
 from weighbridge.adapters.http.fast_route import Call, FastRoute, compile_routes
+from weighbridge.adapters.metrics import MODEL_ROUTES
 from weighbridge.container import Container
 from weighbridge.server.head import LaneRoute
 from weighbridge.server.lane import Lane
@@ -40,7 +41,7 @@ def create_app(container: Container | None = None) -> FastAPI:
     for resource in (index, health, prediction, openapi):
         app.include_router(resource.router)
     install_handlers(app)
-    app.add_middleware(Envelope, telemetry=container.telemetry)
+    app.add_middleware(Envelope, telemetry=container.telemetry, deadline_ms=container.settings().deadline_ms)
     return app
 
 
@@ -71,8 +72,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Lane]]:
 
 def _lane(compiled: list[tuple[FastRoute, Call]], container: Container) -> Lane:
     telemetry = container.telemetry()
+    metrics = telemetry.metrics
+    waits = {path: metrics.queue_wait(model) for path, model in MODEL_ROUTES.items()}
     routes = {
-        (method.encode(), route.path.encode()): LaneRoute(call, telemetry.metrics.route(route.path))
+        (method.encode(), route.path.encode()): LaneRoute(call, metrics.route(route.path), waits.get(route.path))
         for route, call in compiled
         for method in route.methods or ()
     }

@@ -1,13 +1,15 @@
 """The head of a request, judged: RFC 9110 and 9112, stricter where they leave room."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httptools
 
+from weighbridge.adapters.http import deadline
 from weighbridge.adapters.http.fast_route import Call, joined
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
-from weighbridge.adapters.metrics import RouteMetrics
+from weighbridge.adapters.metrics import Durations, RouteMetrics
+from weighbridge.application.admission import SHORT, ServiceTime
 from weighbridge.settings import Settings
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
@@ -15,10 +17,20 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?
 
 @dataclass(frozen=True, slots=True)
 class LaneRoute:
-    """A compiled route, and where its requests are counted."""
+    """A compiled route, where its requests are counted, and how long they take.
+
+    `waits` is where their time in the queue is counted; None for a route that asks no model, whose requests never wait.
+    """
 
     call: Call
     metrics: RouteMetrics
+    waits: Durations | None = None
+    service_time: ServiceTime = field(default_factory=ServiceTime)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its requests are answered as they come; what asks no model always is, probes above all."""
+        return self.service_time.mean < SHORT or self.waits is None
 
 
 LaneRoutes = dict[tuple[bytes, bytes], LaneRoute]
@@ -27,7 +39,10 @@ LaneRoutes = dict[tuple[bytes, bytes], LaneRoute]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of a request that has passed the gate; `length` is None for a chunked body."""
+    """The head of a request that has passed the gate.
+
+    `length` is None for a chunked body; `time_limit` is in seconds from the first byte.
+    """
 
     method: bytes
     target: bytes
@@ -36,6 +51,7 @@ class Head:
     length: int | None
     awaits_continue: bool
     keep_alive: bool
+    time_limit: float
     route: LaneRoute | None
 
 
@@ -73,6 +89,7 @@ def judge(
         length=length,
         awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
         keep_alive=version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade(),
+        time_limit=deadline.time_limit(headers.get(deadline.HEADER), limits.deadline_ms),
         route=routes.get((method, target)),
     )
 

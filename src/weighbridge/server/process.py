@@ -134,5 +134,5 @@ class WorkerProcess:
         if self._verdict is not None:
             return Ending("hung", self._verdict)
         if code < 0:
-            return Ending("killed", f"killed by {signal.Signals(-code).name}")
+            return Ending("killed", f"was killed by {signal.Signals(-code).name}")
         return Ending("exited", f"ended with code {code}")

@@ -1,14 +1,15 @@
 """The gate and the fast lane, inside uvicorn's own protocol object.
 
 The gate judges every request before the application hears of it. The fast lane answers requests for compiled routes
-right here: no task, no ASGI messages. Everything else takes uvicorn's ordinary way, with its whole body at hand.
+right here: no task, no ASGI messages. Those that take long wait in the gate's queue for their turn, or are refused.
+Everything else takes uvicorn's ordinary way, with its whole body at hand.
 
 A request whose head is known is not even parsed, but for its body.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from secrets import randbelow
 from time import perf_counter
 from typing import Any
 
@@ -16,13 +17,15 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.fast_route import joined
 from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.server.gate import Gate
-from weighbridge.server.head import Head, body_too_large, headers_too_large, judge, url_too_long
+from weighbridge.server.head import Head, LaneRoute, body_too_large, headers_too_large, judge, url_too_long
 from weighbridge.server.lane import END_OF_HEAD, Lane
+from weighbridge.server.queue import Turn
 
 _LINGER_SECONDS = 2.0
 _QUIET_SECONDS = 1.0
@@ -38,6 +41,17 @@ class _BodyCallbacks:
 
     on_body: Callable[[bytes], None]
     on_message_complete: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request for the fast lane that waits; when it was whole and its deadline are perf_counter's, in seconds."""
+
+    head: Head
+    route: LaneRoute
+    body: bytes | bytearray
+    came: float
+    deadline: float
 
 
 class GateProtocol(HttpToolsProtocol):
@@ -66,15 +80,18 @@ class GateProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._refusal: RefusedRequest | None = None
         self._discarded: int | None = None
+        # What waits for the fast lane, in order; when it is the turn of the first one is for the gate's queue to say.
+        self._waiting: deque[_Waiting] = deque()
+        self._turn: Turn | None = None
         # Of the request that arrives; times are perf_counter's, in seconds.
-        self._since = self._connected = perf_counter()
+        self._since = self._connected = self._first_byte = perf_counter()
         self._unread_since: float | None = None
         self._head: Head | None = None
         self._body: bytes | bytearray = b""
         self._head_bytes = 0
         self._wire_bytes = 0
         self._begun = 0
-        self._answered: Head | None = None
+        self._taken: Head | None = None
 
     # Called by the transport
 
@@ -90,9 +107,12 @@ class GateProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gate.connections.discard(self)
         self.gate.vitals.closed += 1
-        self.gate.hold(self, 0)
         if self._in_message:
             self._telemetry.abandoned(request_id=self._request_id())
+        for request in self._waiting:
+            self._telemetry.abandoned(request_id=self._telemetry.request_id(request.head.given_id))
+        self._give_up_waiting()
+        self.gate.hold(self, 0)
         super().connection_lost(exc)
         # uvicorn tells only the last request in hand that nobody listens any more.
         if self._running is not None:
@@ -105,14 +125,17 @@ class GateProtocol(HttpToolsProtocol):
             end = data.find(END_OF_HEAD) + 4
             head = self._known_heads.get(data[:end])
             if head is not None and len(data) - end == head.length:
-                self._answer(head, data[end:])
+                now = perf_counter()
+                self._take(head, data[end:], now, now)
+                if self._waiting:
+                    self._hold()
                 return
         self._parse(data)
 
     @override
     def eof_received(self) -> Any:
         """The client sends no more: stay, by returning True, only to answer what it has sent."""
-        self._half_closed = self._answering or bool(self._backlog)
+        self._half_closed = self._in_hand or bool(self._backlog)
         if self._answering and not self._backlog:
             self.cycle.keep_alive = False
         return self._half_closed and self.transport.can_write_eof()
@@ -129,7 +152,10 @@ class GateProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._unread_since = None
         self._hold()
-        self._catch_up()
+        if self._waiting and self._turn is None:
+            self._go_on()
+        else:
+            self._catch_up()
 
     # Called by the gate and the server
 
@@ -182,10 +208,13 @@ class GateProtocol(HttpToolsProtocol):
         if self._unread_since is not None:
             self.gate.hold(self, 0)
             self.transport.abort()
-        else:
-            self._refuse(
-                RefusedRequest(Problem.OVERLOADED, "expected room to buffer this, got none; send it again later")
-            )
+            return
+        if self._waiting:
+            first = self._waiting[0]
+            self.url, self.headers, self._since = first.head.target, list(first.head.headers.items()), first.came
+            self._give_up_waiting()
+        self._telemetry.shed("buffers")
+        self._refuse(RefusedRequest(Problem.OVERLOADED, "expected room to buffer this, got none; send it again later"))
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -212,7 +241,7 @@ class GateProtocol(HttpToolsProtocol):
         self._begun += 1
         self._at_rest = False
         self._in_message = True
-        self._since = perf_counter()
+        self._since = self._first_byte = perf_counter()
         self._head = None
         self._body = b""
         self._head_bytes = self._wire_bytes = 0
@@ -262,13 +291,16 @@ class GateProtocol(HttpToolsProtocol):
         if head.length != 0 and self.parser.should_upgrade() and head.method != b"CONNECT":
             return  # only the head is complete, see _pass_over_upgrade
         self._head, self._body, self._in_message = None, b"", False
-        self._hold()
         if head.route is not None and not self._answering:
-            self._answer(head, body)
+            self._taken = head
+            self._take(head, body, self._first_byte, perf_counter())
         elif len(self.tasks) < self._limits.max_in_flight:
             self._hand_over(head, body)
         else:
+            self._telemetry.shed("in_flight")
             raise RefusedRequest(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
+        if not self._waiting:  # otherwise once all that has arrived is parsed: to hold more may be to be shed
+            self._hold()
 
     # The gate
 
@@ -285,7 +317,7 @@ class GateProtocol(HttpToolsProtocol):
             return
         alone = self._at_rest
         self._begun = 0
-        self._answered = None
+        self._taken = None
         try:
             self._feed(data)
         except httptools.HttpParserError as exc:
@@ -293,22 +325,24 @@ class GateProtocol(HttpToolsProtocol):
         except RefusedRequest as refusal:
             self._refuse(refusal)
         else:
-            if self._in_message or self._backlog:
+            if self._in_message or self._backlog or self._waiting:
                 self._hold()
                 self._throttle()
-            elif alone and self._answered is not None and self._begun == 1:
-                self._lane.remember(data, self._answered)
+            if alone and self._taken is not None and self._begun == 1:
+                self._lane.remember(data, self._taken)
 
     def _hold(self) -> None:
-        """Account for what is buffered: of the request that arrives, and of the replies that are not read."""
+        """Account for what is buffered: of requests that arrive or wait, and of the replies that are not read."""
         arrived = self._head_bytes + self._wire_bytes if self._head is None else len(self._body)
+        waiting = sum(len(request.body) for request in self._waiting)
         unread = 0 if self._unread_since is None else self.transport.get_write_buffer_size()
-        self.gate.hold(self, (arrived if self._in_message else 0) + len(self._backlog) + unread)
+        self.gate.hold(self, (arrived if self._in_message else 0) + waiting + len(self._backlog) + unread)
 
     def _feed(self, data: bytes) -> None:
         # In small pieces: what the parser keeps of an unfinished line is not seen before a piece has been parsed.
         for start in range(0, len(data), _PARSED_AT_ONCE):
-            if len(self.pipeline) >= self._limits.max_pipelined or self.flow.write_paused:
+            ahead = len(self.pipeline) + len(self._waiting)
+            if ahead >= self._limits.max_pipelined or self.flow.write_paused:
                 self._backlog = data[start:]
                 self._at_rest = False
                 return
@@ -331,9 +365,9 @@ class GateProtocol(HttpToolsProtocol):
         """Parse what had to wait, now that there may be room for it."""
         backlog, self._backlog = self._backlog, b""
         if backlog and not self.transport.is_closing():
-            self._at_rest = not self._in_message and not self._answering
+            self._at_rest = not self._in_message and not self._in_hand
             self._parse(backlog)
-            if self._half_closed and not self._answering and not self._backlog:
+            if self._half_closed and not self._in_hand and not self._backlog:
                 self._close()
         self._throttle()
 
@@ -361,7 +395,7 @@ class GateProtocol(HttpToolsProtocol):
 
     def _invite(self, head: Head) -> None:
         """Tell a client that waits for it to send the body; while another reply is due, that comes first."""
-        if head.awaits_continue and not self._answering:
+        if head.awaits_continue and not self._in_hand:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refusal_for(self, error: httptools.HttpParserError) -> RefusedRequest:
@@ -387,14 +421,13 @@ class GateProtocol(HttpToolsProtocol):
         self._hold()
         if self.transport.is_closing():  # the last reply has been given: whatever follows gets none
             return
-        if self._answering:
+        if self._in_hand:
             self._refusal = refusal
             self._throttle()
             return
         request_id = self._request_id()
         reply = refusal.problem.reply(str(refusal), request_id)
-        retry = f"\r\nretry-after: {1 + randbelow(3)}" if refusal.problem is Problem.OVERLOADED else ""
-        self._write(reply, request_id, end=retry + "\r\nconnection: close")
+        retry = self.gate.retry_after() if refusal.problem is Problem.OVERLOADED else ""
         self._telemetry.finished(
             self._telemetry.metrics.route(UNROUTED),
             request_id,
@@ -403,6 +436,7 @@ class GateProtocol(HttpToolsProtocol):
             reply[0],
             perf_counter() - self._since,
         )
+        self._write(reply, request_id, end=retry + "\r\nconnection: close")
         self._linger()
 
     def _linger(self) -> None:
@@ -421,26 +455,116 @@ class GateProtocol(HttpToolsProtocol):
 
     # The two roads
 
-    def _answer(self, head: Head, body: bytes | bytearray) -> None:
-        """Reply by the fast lane."""
-        started = perf_counter()
+    def _take(self, head: Head, body: bytes | bytearray, first_byte: float, came: float) -> None:
+        """Answer by the fast lane: at once, or when its turn comes a request that takes long."""
         route = head.route
         assert route is not None
+        deadline = first_byte + head.time_limit
+        if route.is_quick and came <= deadline and not self._waiting:
+            route.service_time.observe(self._answer(head, route, body, came, deadline) - came)
+        else:
+            self._waiting.append(_Waiting(head, route, body, came, deadline))
+            if self._turn is None:
+                self._advance()
+
+    def _advance(self) -> None:
+        """Answer or refuse what waits, up to a request that has to wait in the gate's queue."""
+        queue = self.gate.queue
+        while self._waiting and not self.flow.write_paused and not self.transport.is_closing():
+            request = self._waiting[0]
+            head, route = request.head, request.route
+            left = request.deadline - perf_counter()
+            if not route.is_quick and queue.admits(left):
+                self._turn = queue.join(route.service_time, self._serve, self.loop)
+                break
+            self._waiting.popleft()
+            if left < 0:
+                self._expire(request)
+            elif route.is_quick:
+                self._answer(head, route, request.body, request.came, request.deadline)
+            else:
+                self._turn_away(request)
+        self._at_rest = not self._in_message and not self._in_hand
+
+    def _serve(self) -> None:
+        """Called by the gate's queue when it is the turn of the first request that waits."""
+        self._turn = None
+        if self.transport.is_closing():
+            return
+        request, now = self._waiting[0], perf_counter()
+        route = request.route
+        assert route.waits is not None, "what asks no model is answered as it comes"
+        route.waits.observe(now - request.came)
+        if now <= request.deadline:
+            self._waiting.popleft()
+            done = self._answer(request.head, route, request.body, request.came, request.deadline)
+            route.service_time.observe(done - now)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Deal with what is behind a request that waited."""
+        self._advance()
+        self._hold()
+        if self._waiting:
+            self._throttle()
+        else:
+            self.on_response_complete()
+
+    def _give_up_waiting(self) -> None:
+        """Forget what waits, and what the application was to do after it."""
+        if self._turn is not None:
+            self.gate.queue.leave(self._turn)
+            self._turn = None
+        if self._waiting:
+            self._waiting.clear()
+            while self.pipeline:
+                self.pipeline.pop()[0].response_complete = True  # it has not begun, and never will
+
+    def _answer(self, head: Head, route: LaneRoute, body: bytes | bytearray, came: float, deadline: float) -> float:
+        """Reply by the fast lane to what was whole at `came`; when that was ready. Times are perf_counter's."""
         request_id = self._telemetry.request_id(head.given_id)
         try:
             reply = route.call(head.headers, body, request_id)
         except Exception as exc:
             self._telemetry.failed(exc, request_id=request_id)
             reply = internal_error(request_id)
-        keep_alive = head.keep_alive and not self._ending
-        self._write(reply, request_id, end="" if keep_alive else "\r\nconnection: close")
         now = perf_counter()
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - started)
+        if now > deadline:
+            self._telemetry.expired()
+            reply = too_late(request_id)
+        # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._give(reply, head, request_id, now)
+        return now
+
+    def _expire(self, request: _Waiting) -> None:
+        """Refuse a request whose deadline passed before its turn came."""
+        head = request.head
+        self._telemetry.expired()
+        request_id = self._telemetry.request_id(head.given_id)
+        reply = too_late(request_id)
+        now = perf_counter()
+        spent = now - request.came
+        self._telemetry.finished(request.route.metrics, request_id, head.method, head.target, reply[0], spent)
+        self._give(reply, head, request_id, now)
+
+    def _turn_away(self, request: _Waiting) -> None:
+        """Refuse a request that would wait too long; its connection goes on."""
+        request_id = self._telemetry.request_id(request.head.given_id)
+        reply = Problem.OVERLOADED.reply("expected a shorter queue than there is; send it again later", request_id)
+        now = perf_counter()
+        self._telemetry.turned_away(request.route.metrics, reply[0], now - request.came)
+        self._give(reply, request.head, request_id, now, self.gate.retry_after())
+
+    def _give(self, reply: Reply, head: Head, request_id: str, now: float, more: str = "") -> None:
+        """Write a reply of the fast lane, with `more` headers."""
+        keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
+        self._write(reply, request_id, end=more if keep_alive else more + "\r\nconnection: close")
         if keep_alive:
             self._since = now
             self._at_rest = True
-            self._answered = head
         else:
+            self._give_up_waiting()
             self._close()
 
     def _write(self, reply: Reply, request_id: str, *, end: str) -> None:
@@ -462,6 +586,7 @@ class GateProtocol(HttpToolsProtocol):
         if parsed is None or not parsed.path:
             raise RefusedRequest(Problem.BAD_REQUEST, "expected a request target that is a path")
         super().on_message_begin()
+        self.scope["state"]["first_byte"] = self._first_byte
         self.url = url
         self.headers += headers
         super().on_headers_complete()
@@ -477,14 +602,22 @@ class GateProtocol(HttpToolsProtocol):
         """Whether the application still works on a request of this connection."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _in_hand(self) -> bool:
+        """Whether a whole request of this connection is still to be answered, by either road."""
+        return bool(self._waiting) or self._answering
+
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        if self._waiting:  # for the fast lane, whose replies come first
+            self.pipeline.appendleft((cycle, app))
+        else:
+            self._running = cycle
+            super()._start_asgi_task(cycle, app)
 
     @override
     def on_response_complete(self) -> None:
-        """Called by uvicorn when the application has answered the oldest request in hand."""
+        """Called when the oldest request in hand is answered: by uvicorn, or when no other waits for the fast lane."""
         if self.transport.is_closing():
             self._since = perf_counter()
             return
@@ -504,7 +637,12 @@ class GateProtocol(HttpToolsProtocol):
     def _throttle(self) -> None:
         """Read on only when what comes can be dealt with."""
         if self._discarded is None and (
-            self._crowded or self.flow.write_paused or self.pipeline or self._backlog or self._refusal is not None
+            self._crowded
+            or self.flow.write_paused
+            or self.pipeline
+            or len(self._waiting) > 1
+            or self._backlog
+            or self._refusal is not None
         ):
             self.flow.pause_reading()
         else:

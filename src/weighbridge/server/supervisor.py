@@ -130,7 +130,8 @@ class Supervisor:
         if self._stopping.is_set():
             return
         if not all(came_up):
-            raise CannotStart("expected every worker to come up, got one that did not; what it wrote says why")
+            how = self._slots[came_up.index(False)].reason
+            raise CannotStart(f"expected every worker to come up, got one that {how}; what it wrote says why")
         self._started = True
 
     def _stop(self) -> None:
@@ -211,6 +212,7 @@ class Supervisor:
         left = worker.never_received()
         ending = worker.ended()
         self._totals.absorb(worker.scoreboard.metrics)
+        slot.reason = ending.words
         if slot.worker is worker:
             slot.worker = None
             if self._started and not self._stopping.is_set():
@@ -221,7 +223,6 @@ class Supervisor:
     def _refill(self, slot: Slot, worker: WorkerProcess, ending: Ending) -> None:
         self._restarts[ending.kind] += 1
         slot.restarts += 1
-        slot.reason = ending.words
         slot.failures = 0 if worker.has_lived else slot.failures + 1
         delay = _backoff(slot.failures)
         self._logger.error(

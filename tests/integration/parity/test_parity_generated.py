@@ -62,6 +62,7 @@ fields = st.one_of(
     st.tuples(st.just(b"Content-Type"), media_types),
     st.tuples(st.just(b"Accept"), media_types | field_values),
     st.tuples(st.sampled_from([b"Content-Encoding", b"X-Request-ID", b"Cookie", b"Range"]), tokens | field_values),
+    st.tuples(st.just(b"X-Request-Timeout-Ms"), st.sampled_from([b"9999", b"9999", b"0", b"1e9", b"9999,"])),
     st.tuples(tokens.map(b"X-".__add__), field_values),
 )
 

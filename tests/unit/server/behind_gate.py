@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import uvicorn
 from typing_extensions import override
 from uvicorn.server import ServerState
 
 from tests.unit.log import Log
+from weighbridge.adapters.http import envelope
 from weighbridge.entrypoints.asgi import create_app
+from weighbridge.server import protocol, queue
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
 from weighbridge.server.protocol import GateProtocol
@@ -34,6 +37,18 @@ class FakeSocket:
 
     def getpeername(self) -> tuple[str, int]:
         return "127.0.0.1", 50000
+
+
+class Clock:
+    """The time that requests are measured by; it passes only when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        for module in (envelope, protocol, queue):
+            monkeypatch.setattr(module, "perf_counter", self)
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class FakeTransport(asyncio.Transport):
@@ -106,9 +121,9 @@ class Connection:
         return _LENGTH.sub(b"(some)", _MADE_ID.sub(b"(made)", self.transport.written[before:]))
 
     def settle(self) -> None:
-        """Let the application finish what it has begun."""
-        while tasks := list(self.protocol.tasks):
-            self._loop.run_until_complete(asyncio.wait(tasks))
+        """Let the application finish what it has begun, and all who are in the queue have their turn."""
+        while (tasks := list(self.protocol.tasks)) or self.protocol.gate.queue._turns:
+            self._loop.run_until_complete(asyncio.wait(tasks) if tasks else asyncio.sleep(0))
 
 
 class Served:

@@ -10,6 +10,8 @@ from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import DESCRIPTOR, Connection, Served, served
 from weighbridge.adapters.http.problems import Reply
+from weighbridge.adapters.metrics import SHED
+from weighbridge.adapters.series import read
 from weighbridge.server.head import LaneRoute
 
 LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
@@ -71,7 +73,7 @@ def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(here: Serve
     assert b"\r\nconnection: close\r\n" in written
 
 
-def test_more_requests_at_once_than_the_application_may_work_on_are_refused(here: Served) -> None:
+def test_more_requests_at_once_than_the_application_may_work_on_are_refused(log: Log, here: Served) -> None:
     connection = here.connect()
     loop = connection.protocol.loop
     busy = [loop.create_task(asyncio.sleep(0)) for _ in range(3)]
@@ -83,6 +85,7 @@ def test_more_requests_at_once_than_the_application_may_work_on_are_refused(here
     assert connection.transport.written.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert codes(connection.transport.written) == ["overloaded"]
     assert b"\r\nretry-after: " in connection.transport.written
+    assert [values[0] for key, values in read(log.memory) if key == (SHED, "in_flight")] == [1]
 
 
 def test_a_refusal_waits_for_the_replies_before_it_and_nothing_after_it_counts(here: Served) -> None:

@@ -116,12 +116,15 @@ def _from_binary(body: bytes | bytearray) -> NDArray[np.float64]:
 
 _BINARY_CONTENT = {BINARY.decode(): {"schema": {"type": "string", "format": "binary"}}}
 _REFUSALS = (
+    Problem.BAD_REQUEST,
     Problem.FEATURE_COUNT_MISMATCH,
     Problem.BODY_TOO_LARGE,
     Problem.UNSUPPORTED_MEDIA_TYPE,
     Problem.JSON_INVALID,
     Problem.INPUT_INVALID,
     Problem.PREDICTION_NOT_FINITE,
+    Problem.OVERLOADED,
+    Problem.DEADLINE_EXCEEDED,
 )
 
 

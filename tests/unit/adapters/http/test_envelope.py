@@ -1,17 +1,23 @@
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
+from time import monotonic
 from typing import Any, Literal
 
 import pytest
 from dependency_injector import providers
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from tests.contract import GOOD, JSON
 from tests.unit.asgi import exchange, header
 from tests.unit.log import Log
+from tests.unit.server.behind_gate import Clock
+from tests.waiting import until
+from weighbridge.adapters.metrics import EXPIRED
+from weighbridge.adapters.series import read
 from weighbridge.container import Container
 from weighbridge.entrypoints.asgi import create_app
 
@@ -165,6 +171,153 @@ def test_a_client_that_goes_away_while_its_body_is_read_leaves_no_traceback(log:
 
     assert sent == []
     assert [line["event"] for line in log.events] == ["service_started", "request_abandoned", "service_stopped"]
+
+
+# Deadlines
+
+
+class LateUseCase:
+    """A use case that is ready after half a second, by the clock of the test."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.calls = 0
+
+    def __call__(self, _features: Sequence[float], _scale_factor: float) -> float:
+        self.calls += 1
+        self.clock.now += 0.5
+        return 1.0
+
+
+def late(log: Log, use_case: LateUseCase, **settings: Any) -> TestClient:
+    """A client of the application with a use case that is late."""
+    container = log.container(**settings)
+    container.predict.override(providers.Object(use_case))
+    return TestClient(create_app(container))
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "asked", "status"),
+    [
+        (600, {}, 200),
+        (400, {}, 504),
+        (600, {"x-request-timeout-ms": "400"}, 504),
+        (400, {"x-request-timeout-ms": "600"}, 504),
+    ],
+)
+def test_a_reply_that_is_ready_only_after_the_deadline_is_not_given(
+    log: Log, monkeypatch: pytest.MonkeyPatch, deadline_ms: int, asked: dict[str, str], status: int
+) -> None:
+    with late(log, LateUseCase(Clock(monkeypatch)), deadline_ms=deadline_ms) as client:
+        assert client.post("/predict", content=GOOD, headers=JSON | asked).status_code == status
+
+
+def test_a_deadline_that_passed_is_a_problem_that_is_counted_and_no_fault(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = log.container(deadline_ms=400)
+    container.predict.override(providers.Object(LateUseCase(Clock(monkeypatch))))
+    with TestClient(create_app(container)) as client:
+        reply = client.post("/predict", content=GOOD, headers=JSON | {"x-request-id": "mine"})
+
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers.get_list("x-request-id") == ["mine"]
+    assert (reply.json()["code"], reply.json()["request_id"]) == ("deadline_exceeded", "mine")
+    assert [values[0] for key, values in read(log.memory) if key == (EXPIRED,)] == [1]
+    assert not log.of("request_failed")
+    assert [line["status"] for line in log.of("request")] == [504]
+
+
+def test_the_time_before_the_application_was_called_counts(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    use_case = LateUseCase(clock)
+    whole = {"type": "http.request", "body": GOOD, "more_body": False}
+    with late(log, use_case, deadline_ms=1000) as client:
+        in_time = exchange(client, [whole], state={"first_byte": clock.now - 0.4})
+        not_begun = exchange(client, [whole], state={"first_byte": clock.now - 1.1})
+
+    assert (in_time[0]["status"], not_begun[0]["status"]) == (200, 504)
+    assert use_case.calls == 1
+
+
+def endless(log: Log, endpoint: Callable[[Request], Awaitable[Response]]) -> TestClient:
+    """A client of the application with another endpoint, at /endless, and next to no time."""
+    app = create_app(log.container(deadline_ms=20))
+    app.add_route("/endless", endpoint)
+    return TestClient(app)
+
+
+def test_an_endpoint_is_cancelled_at_the_deadline_of_the_loops_own_clock(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)  # the other one stands still
+    cancelled: list[bool] = []
+
+    async def wait(_request: Request) -> Response:
+        try:
+            return await asyncio.Future[Response]()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with endless(log, wait) as client:
+        assert client.get("/endless").json()["code"] == "deadline_exceeded"
+    assert cancelled == [True]
+    assert not log.of("request_failed")
+
+
+def test_an_endpoint_that_will_not_be_cancelled_is_late_all_the_same(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+
+    async def insist(_request: Request) -> Response:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Future[None]()
+        return Response("done")
+
+    with endless(log, insist) as client:
+        assert client.get("/endless").json()["code"] == "deadline_exceeded"
+
+
+def test_a_reply_that_has_begun_is_sent_to_its_end(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"one "
+        clock.now += 10
+        end = monotonic() + 0.03  # by then the timer of the deadline would have cancelled this
+        await asyncio.to_thread(until, lambda: monotonic() > end)
+        yield b"two"
+
+    async def stream(_request: Request) -> StreamingResponse:
+        return StreamingResponse(parts())
+
+    with endless(log, stream) as client:
+        assert client.get("/endless").text == "one two"
+
+
+def test_a_timeout_of_the_endpoints_own_is_its_fault(log: Log) -> None:
+    async def give_up(_request: Request) -> Response:
+        raise TimeoutError
+
+    app = create_app(log.container())
+    app.add_route("/endless", give_up)
+    with TestClient(app) as client:
+        assert client.get("/endless").json()["code"] == "internal_error"
+    assert len(log.of("request_failed")) == 1
+
+
+def test_an_error_that_comes_after_the_deadline_is_late_and_is_logged(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+
+    async def fail(_request: Request) -> Response:
+        clock.now += 10
+        raise ZeroDivisionError
+
+    with endless(log, fail) as client:
+        assert client.get("/endless").json()["code"] == "deadline_exceeded"
+    assert len(log.of("request_failed")) == 1
 
 
 # The log of requests
