@@ -62,7 +62,10 @@ def _environment() -> dict[str, str]:
 def _serving() -> Iterator[Service]:
     """The real service on a free port, for `SECONDS` at most."""
     with subprocess.Popen(
-        ["weighbridge", "serve", "--port", "0"], env=_environment(), stdout=subprocess.PIPE, text=True
+        ["weighbridge", "serve", "--port", "0"],
+        env={**_environment(), "WEIGHBRIDGE_ADMIN_PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         deadline = Timer(SECONDS, process.kill)  # ends every wait for its output, too
         deadline.start()

@@ -65,7 +65,7 @@ def test_a_service_starts_with_its_standard_streams_closed() -> None:
     port = free_port()
     command = shlex.join([*COMMAND, "serve", "--port", str(port), "--log-requests", "all"])
 
-    process = subprocess.Popen(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=environment({}))
+    process = subprocess.Popen(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=environment({"ADMIN_PORT": "off"}))
     try:
         until(lambda: is_healthy(f"http://127.0.0.1:{port}"))
         assert is_healthy(f"http://127.0.0.1:{port}")
@@ -84,7 +84,12 @@ def is_healthy(url: str) -> bool:
 
 def test_on_a_terminal_it_prints_where_it_is_and_a_request_to_try() -> None:
     screen, terminal = os.openpty()
-    process = subprocess.Popen([*COMMAND, "serve", "--port", "0"], stdout=terminal, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0"],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env=environment({"ADMIN_PORT": "off"}),
+    )
     os.close(terminal)
     assert process.stderr is not None
     printed = Lines(process.stderr, last=b"Try:")

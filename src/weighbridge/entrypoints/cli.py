@@ -21,6 +21,7 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", help="Port to listen on; 0 picks a free one.")
+@click.option("--workers", help="Processes that answer requests; 0 does everything in the one process.")
 @click.option("--weights", help="Weights of the embedded model, a JSON array.")
 @click.option("--log-level", help="Least severe level to log: debug, info, warning or error.")
 @click.option("--log-format", help="json, console, or auto: console on a terminal.")

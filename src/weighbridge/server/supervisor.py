@@ -75,6 +75,7 @@ class Supervisor:
         self._waiting: list[socket.socket] = []
         self._most_connections = most_connections(settings)
         self._started = False
+        self._last_call = False
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
@@ -154,6 +155,8 @@ class Supervisor:
                 worker.channel.send(Word.DRAIN)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._at_once.wait(), self._settings.drain_delay)
+        self._last_call = True
+        self._offer()
         await self._acceptor.finish()
         for worker in self._workers:
             worker.retire(Word.CLOSE)
@@ -299,6 +302,8 @@ class Supervisor:
     def _give(self, connection: socket.socket) -> None:
         """Hand a connection to the worker with the fewest; when none takes it, it waits, and no more are accepted."""
         takers = [worker for worker in self._workers if worker.takes_more]
+        if not takers and self._last_call:  # one that is full or silent is better than none
+            takers = [worker for worker in self._workers if worker.state is WorkerState.READY]
         for worker in sorted(takers, key=lambda worker: worker.connections):
             if worker.take(connection):
                 connection.close()
