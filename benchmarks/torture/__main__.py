@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from time import monotonic
 
 from benchmarks.results import BenchmarkFailed
@@ -63,8 +64,8 @@ def _run(name: str) -> bool:
     began = monotonic()
     try:
         rows = list(SCENARIOS[name]())
-    except BenchmarkFailed as exc:  # the others can still tell something
-        rows = [Row(name, "that it runs to its end", str(exc), ok=False)]
+    except (BenchmarkFailed, OSError, HTTPException) as exc:  # the other scenarios can still tell something
+        rows = [Row(name, "that it runs to its end", f"{type(exc).__name__}: {exc}", ok=False)]
     keep(name, rows)
     sys.stderr.write(f"{name}, {monotonic() - began:.0f} s\n")
     for row in rows:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic, sleep
 
 from benchmarks.torture.clients import Crowd, Load
@@ -51,7 +52,8 @@ def _observed(fault: str, strike: Callable[[Service], None]) -> Row:
             strike(service)
             service.until(lambda: not all(map(is_alive, before)), "the worker that hangs to be ended")
             noticed = monotonic() - at
-            service.until(service.is_whole, "another worker in its place")
+            gone = {pid for pid in before if not is_alive(pid)}
+            service.until(partial(service.is_whole_without, gone), "another worker in its place")
             replaced = monotonic() - at
             sleep(max(0.0, _WATCHED_SECONDS - replaced))
         still = len(before & service.worker_pids())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from errno import EINPROGRESS
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class _Sender:
         """Send all, wait for the replies; the time at which the schedule began."""
         for _ in range(self._loop.connections):
             self._connect(_Lane())
-            self._attend(_CONNECT_SECONDS)  # one by one: it is not the connecting that is to be measured
+            self._attend(_CONNECT_SECONDS)  # one by one: to connect all at once is another load
         until = monotonic() + _PATIENCE_SECONDS
         while len(self._idle) < self._loop.connections and monotonic() < until:
             self._attend(0.01)
@@ -110,6 +110,9 @@ class _Sender:
         for lane in list(self._lanes.values()):
             if lane.due is not None:
                 self._record(lane, LOST, good=False)
+            if lane.socket is not None:
+                lane.socket.close()
+            sleep(_CONNECT_SECONDS)  # to end them all at once is another load
         return start
 
     def _connect(self, lane: _Lane) -> None:
