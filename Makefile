@@ -7,7 +7,7 @@ BENCH := .bench/environments
 PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean bench bench-quick abuse wrk
+.PHONY: help run test check format lock clean bench bench-quick abuse torture wrk
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-quick: wrk $(INSTALLED) $(BENCH)/report/installed $(BENCH)/fastapi/install
 
 abuse: $(INSTALLED) ## set hostile clients on the service, for some minutes
 	$(BIN)/python -m benchmarks.abuse
+
+torture: wrk $(INSTALLED) ## kill, stop, starve and overload the service; writes docs/reliability.md (SOAK=1: ten minutes more)
+	$(BIN)/python -m benchmarks.torture --publish $(if $(SOAK),--soak)
 
 wrk:
 	@command -v wrk > /dev/null || { echo 'expected wrk, got none; on Debian: apt-get update && apt-get install wrk'; exit 1; }

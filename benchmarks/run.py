@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.catalogue import SCENARIOS, SERVERS, Scenario, Server
-from benchmarks.load import Load, check_tools
+from benchmarks.load import Load
 from benchmarks.processes import RunningServer, environment_of
 from benchmarks.report import FULL, as_markdown, publish_results
 from benchmarks.results import WORK, BenchmarkFailed, Burst, Results, Start
+from benchmarks.wrk import check_tools
 
 _WARM_UP_SECONDS = 1
 _UNSUPPORTED = 415

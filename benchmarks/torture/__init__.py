@@ -1,0 +1,1 @@
+"""`make torture`: faults, overload and starvation, set on the real service; docs/reliability.md has what came of it."""
