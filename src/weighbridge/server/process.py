@@ -28,17 +28,23 @@ class Ending(NamedTuple):
 
 
 class WorkerProcess:
-    """A process that answers requests, run by `command` with the descriptor of its channel after it."""
+    """A process that answers requests, run by `command` with the descriptor of its channel after it.
+
+    Raises OSError when there is none to be had.
+    """
 
     def __init__(self, command: Sequence[str], settings: Settings, *, most_connections: int) -> None:
         self.channel, self._far_end = Channel.pair()
-        self.scoreboard = Scoreboard.create()
-        self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor])
-        os.close(self.scoreboard.descriptor)  # the mapping stays
-        far = self._far_end.fileno()
-        self._process = subprocess.Popen([*command, str(far)], stdin=subprocess.DEVNULL, pass_fds=[far])
+        try:
+            self.scoreboard = Scoreboard.create()
+            self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor])
+            os.close(self.scoreboard.descriptor)  # the mapping stays
+            self._process, self.pidfd = _start([*command, str(self._far_end.fileno())], self._far_end.fileno())
+        except OSError:
+            self.channel.close()
+            self._far_end.close()
+            raise
         self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
         self.state = WorkerState.STARTING
         self.began = monotonic()
         self.came_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -140,3 +146,14 @@ class WorkerProcess:
         if code < 0:
             return Ending("killed", f"was killed by {signal.Signals(-code).name}")
         return Ending("exited", f"ended with code {code}")
+
+
+def _start(command: Sequence[str], descriptor: int) -> tuple[subprocess.Popen[bytes], int]:
+    """A process that inherits the descriptor, and one by which its end is seen. Raises OSError."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor])
+    try:
+        return process, os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise

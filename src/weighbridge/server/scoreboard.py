@@ -38,5 +38,9 @@ class Scoreboard:
     def create(cls) -> Self:
         """A new one, all zero, in memory that no file system holds."""
         descriptor = os.memfd_create("weighbridge-worker")
-        os.ftruncate(descriptor, ctypes.sizeof(Vitals) + MEMORY_BYTES)
-        return cls(descriptor)
+        try:
+            os.ftruncate(descriptor, ctypes.sizeof(Vitals) + MEMORY_BYTES)
+            return cls(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise

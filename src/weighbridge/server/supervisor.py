@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from secrets import randbelow
 from time import monotonic
 
@@ -22,7 +21,7 @@ from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.channel import Word
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.listener import most_connections
-from weighbridge.server.process import TICK_SECONDS, Ending, WorkerProcess
+from weighbridge.server.process import TICK_SECONDS, WorkerProcess
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.settings import InvalidSettings, Settings
 
@@ -130,7 +129,12 @@ class Supervisor:
     # Start and stop
 
     async def _start(self) -> None:
-        first = [self._fill(slot) for slot in self._slots]
+        try:
+            first = [self._spawn(slot) for slot in self._slots]
+        except OSError as exc:
+            raise CannotStart(f"expected to start {len(self._slots)} workers, got: {exc.strerror}") from exc
+        for slot, worker in zip(self._slots, first, strict=True):
+            slot.worker = worker
         came_up = [await worker.came_up for worker in first]
         if self._stopping.is_set():
             return
@@ -182,9 +186,20 @@ class Supervisor:
 
     # Workers
 
-    def _fill(self, slot: Slot) -> WorkerProcess:
-        slot.worker = worker = self._spawn(slot)
-        return worker
+    def _fill(self, slot: Slot) -> None:
+        try:
+            slot.worker = self._spawn(slot)
+        except OSError as exc:  # no descriptors or no memory are left: others have to end first
+            slot.reason = f"could not be started: {exc.strerror}"
+            self._fill_later(slot)
+
+    def _fill_later(self, slot: Slot, died: WorkerProcess | None = None) -> None:
+        """Have the slot filled: at once where a worker has lived, or later with each failure in a row."""
+        slot.failures = 0 if died is not None and died.has_lived else slot.failures + 1
+        delay = _backoff(slot.failures)
+        pid = None if died is None else died.pid
+        self._logger.error("worker_died", worker=slot.number, pid=pid, reason=slot.reason, restart_in=round(delay, 2))
+        slot.cancel_refill = asyncio.get_running_loop().call_later(delay, self._fill, slot).cancel
 
     def _spawn(self, slot: Slot) -> WorkerProcess:
         worker = WorkerProcess(self._command, self._settings, most_connections=self._most_connections)
@@ -210,6 +225,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._listen_to(worker)
         loop.remove_reader(worker.channel.fileno())
+        loop.remove_writer(worker.channel.fileno())
         loop.remove_reader(worker.pidfd)
         slot = self._workers.pop(worker)
         left = worker.never_received()
@@ -219,18 +235,10 @@ class Supervisor:
         if slot.worker is worker:
             slot.worker = None
             if self._started and not self._stopping.is_set():
-                self._refill(slot, worker, ending)
+                self._restarts[ending.kind] += 1
+                slot.restarts += 1
+                self._fill_later(slot, worker)
         self._give(left)
-
-    def _refill(self, slot: Slot, worker: WorkerProcess, ending: Ending) -> None:
-        self._restarts[ending.kind] += 1
-        slot.restarts += 1
-        slot.failures = 0 if worker.has_lived else slot.failures + 1
-        delay = _backoff(slot.failures)
-        self._logger.error(
-            "worker_died", worker=slot.number, pid=worker.pid, reason=ending.words, restart_in=round(delay, 2)
-        )
-        slot.cancel_refill = asyncio.get_running_loop().call_later(delay, self._fill, slot).cancel
 
     def _tick(self) -> None:
         asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
@@ -267,17 +275,25 @@ class Supervisor:
         if fixed:
             self._logger.warning("settings_need_a_restart", settings=fixed)
         for slot in self._slots:
-            for failures in count():
-                worker = self._spawn(slot)
-                if await worker.came_up and not worker.gone.is_set():
-                    break
-                if slot is self._slots[0]:
-                    self._settings = former
-                    self._refuse_reload("expected a worker with the new settings to come up, got one that did not")
-                    return
-                await asyncio.sleep(_backoff(failures + 1))
+            worker, failures = await self._come_up(slot), 0
+            if worker is None and slot is self._slots[0]:
+                self._settings = former
+                self._refuse_reload("expected a worker with the new settings to come up, got one that did not")
+                return
+            while worker is None:
+                failures += 1
+                await asyncio.sleep(_backoff(failures))
+                worker = await self._come_up(slot)
             await self._succeed(slot, worker)
         self._logger.info("reloaded")
+
+    async def _come_up(self, slot: Slot) -> WorkerProcess | None:
+        """A new worker for the slot, once it is ready; None when it does not come to that."""
+        try:
+            worker = self._spawn(slot)
+        except OSError:
+            return None
+        return worker if await worker.came_up and not worker.gone.is_set() else None
 
     def _refuse_reload(self, reason: str) -> None:
         self._logger.error("reload_refused", reason=reason)
@@ -316,6 +332,8 @@ class Supervisor:
             taken = worker.take(share)
             for connection in share[:taken]:
                 connection.close()
+            if taken < len(share):
+                asyncio.get_running_loop().add_writer(worker.channel.fileno(), self._offer_again, worker)
             left += share[taken:]
         if left:
             self._waiting += left
@@ -327,6 +345,10 @@ class Supervisor:
         self._give(waiting)
         if self._started and not self._waiting and any(worker.room > 0 for worker in self._workers):
             self._acceptor.start()
+
+    def _offer_again(self, worker: WorkerProcess) -> None:
+        asyncio.get_running_loop().remove_writer(worker.channel.fileno())
+        self._offer()
 
 
 def _backoff(failures: int) -> float:

@@ -1,13 +1,16 @@
 """The supervisor with workers that only speak its language, and so start at once."""
 
 import asyncio
+import errno
 import gc
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from tests.waiting import DEADLINE, until
 from weighbridge.adapters.logs import start_logging
 from weighbridge.server import supervisor as module
 from weighbridge.server.listener import listen
+from weighbridge.server.process import WorkerProcess
+from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor import CannotStart, Supervisor
 from weighbridge.settings import InvalidSettings, Settings
 
@@ -229,3 +234,115 @@ def test_a_worker_that_never_came_to_read_its_first_message_leaves_nothing_behin
 
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert len(log.of("worker_started")) == 1
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *attempts: int) -> None:
+    """Of the attempts to start a worker, let some fail for want of descriptors; they are numbered from 0."""
+    started = count()
+
+    def start(*arguments: Any, **options: Any) -> WorkerProcess:
+        if next(started) in attempts:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return WorkerProcess(*arguments, **options)
+
+    monkeypatch.setattr(module, "WorkerProcess", start)
+
+
+def test_a_service_that_cannot_start_a_process_says_why(
+    supervising: Supervising, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, 1)
+
+    with pytest.raises(CannotStart, match=r"^expected to start 2 workers, got: Too many open files$"):
+        supervising.run(OBEYS, workers=2)
+
+
+def test_a_worker_that_cannot_be_started_again_is_tried_later(
+    supervising: Supervising, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, 1)
+    monkeypatch.setattr(module, "_FIRST_DELAY", 0.01)
+    first_dies = numbered(
+        tmp_path / "workers", f"exec({SPEAKS + 'channel.send(Word.READY)'!r} if not number else {OBEYS!r})"
+    )
+
+    async def main() -> None:
+        running = asyncio.ensure_future(supervising.of(first_dies).run(lambda: None))
+        async with asyncio.timeout(DEADLINE):
+            while len(log.of("worker_started")) < 2:
+                await asyncio.wait({running}, timeout=0.01)
+            signal.raise_signal(signal.SIGTERM)
+            await running
+
+    asyncio.run(main())
+
+    assert [line["reason"] for line in log.of("worker_died")] == [
+        "ended with code 0",
+        "could not be started: Too many open files",
+    ]
+
+
+def test_a_reload_for_which_no_process_can_be_started_is_refused(
+    supervising: Supervising, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, 1)
+
+    reload_then_stop(supervising, log, OBEYS, "reload_refused", 1)
+
+    assert len(log.of("worker_started")) == 1
+
+
+def test_a_worker_that_cannot_be_watched_is_not_left_alone(
+    supervising: Supervising, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pidfd_open(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    with pytest.raises(CannotStart):
+        supervising.run(OBEYS)
+
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ftruncate(_descriptor: int, _size: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        Scoreboard.create()
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_more_connections_than_a_channel_holds_wait_until_the_worker_reads(
+    supervising: Supervising, listener: socket.socket, tmp_path: Path
+) -> None:
+    go, most = tmp_path / "go", 1000
+    waits = SPEAKS + f"import os\nchannel.send(Word.READY)\nwhile not os.path.exists({str(go)!r}): pass\n"
+    reads = (
+        "message = hear()\nwhile message[0] is not Word.CLOSE:\n    [os.close(d) for d in message[2]]; message = hear()"
+    )
+
+    async def main() -> None:
+        supervisor = supervising.of(waits + reads)
+        ready = asyncio.Event()
+        running = asyncio.ensure_future(supervisor.run(ready.set))
+        async with asyncio.timeout(DEADLINE):
+            await ready.wait()
+            clients = [await asyncio.open_connection(*listener.getsockname()) for _ in range(most)]
+            held = supervisor.workers()[0].connections
+            go.touch()
+            while supervisor.workers()[0].connections < most:
+                await asyncio.wait({running}, timeout=0.01)
+            for _, writer in clients:
+                writer.close()
+            signal.raise_signal(signal.SIGTERM)
+            await running
+
+        assert held < most
+
+    asyncio.run(main())
