@@ -156,6 +156,8 @@ class Supervisor:
         """Let clients know, then accept no more, then let the workers finish."""
         if self._rolling is not None:
             self._rolling.cancel()
+        for slot in self._slots:
+            slot.cancel_refill()
         for worker in self._workers:
             if worker.state is WorkerState.STARTING:
                 worker.kill("the service was stopped")
@@ -231,9 +233,8 @@ class Supervisor:
         left = worker.never_received()
         ending = worker.ended()
         self._totals.absorb(worker.scoreboard.metrics)
-        slot.reason = ending.words
         if slot.worker is worker:
-            slot.worker = None
+            slot.worker, slot.reason = None, ending.words
             if self._started and not self._stopping.is_set():
                 self._restarts[ending.kind] += 1
                 slot.restarts += 1

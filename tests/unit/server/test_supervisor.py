@@ -346,3 +346,22 @@ def test_more_connections_than_a_channel_holds_wait_until_the_worker_reads(
         assert held < most
 
     asyncio.run(main())
+
+
+def test_a_worker_that_has_died_is_not_replaced_any_more_once_the_service_ends(
+    supervising: Supervising, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_DELAY", 0.1)
+
+    async def main() -> None:
+        supervisor = supervising.of(SPEAKS + "channel.send(Word.READY)", drain_delay=0.3)
+        running = asyncio.ensure_future(supervisor.run(lambda: None))
+        async with asyncio.timeout(DEADLINE):
+            while not log.of("worker_died"):
+                await asyncio.wait({running}, timeout=0.001)
+            signal.raise_signal(signal.SIGTERM)
+            await running
+
+    asyncio.run(main())
+
+    assert len(log.of("worker_started")) == 1
