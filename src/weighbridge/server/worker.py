@@ -147,25 +147,25 @@ def settle_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class _Worker:
+class Worker:
     """A data plane that is directed by a supervisor, over a channel."""
 
     def __init__(self, factory: Factory, channel: Channel, settings: Settings, scoreboard: Scoreboard) -> None:
         self._channel = channel
         self._gate = Gate(settings, scoreboard.vitals)
-        self._plane = DataPlane(lambda: factory(settings, scoreboard.metrics), settings, self._gate, self._started)
+        self.plane = DataPlane(lambda: factory(settings, scoreboard.metrics), settings, self._gate, self._started)
 
     def run(self) -> None:
         """Serve until the supervisor says otherwise, or is gone."""
         tune_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._plane.serve(sockets=[]))
+            runner.run(self.plane.serve(sockets=[]))
 
     def _started(self) -> None:
-        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._heed)
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self.heed)
         self._channel.send(Word.READY)
 
-    def _heed(self) -> None:
+    def heed(self) -> None:
         """Do what the supervisor says; without one, end."""
         try:
             while True:
@@ -174,18 +174,18 @@ class _Worker:
             return
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
-            self._plane.close()
+            self.plane.close()
 
     def _obey(self, word: Word, number: str, descriptors: list[int]) -> None:
         if word is Word.CONNECTIONS:
-            self._plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
+            self.plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
             self._gate.vitals.closed += int(number) - len(descriptors)  # there were no descriptors for the others
         elif word is Word.DRAIN:
-            self._plane.drain()
+            self.plane.drain()
         else:
             if word is Word.RETIRE:
                 self._gate.give_back = self._give_back
-            self._plane.close()
+            self.plane.close()
 
     def _give_back(self, descriptor: int) -> bool:
         return self._channel.send(Word.CONNECTIONS, "1", [descriptor])
@@ -200,4 +200,4 @@ def work(factory: Factory) -> None:
     _, snapshot, [descriptor] = channel.receive()  # it was sent before this process began
     scoreboard = Scoreboard(descriptor)
     os.close(descriptor)  # the mapping stays
-    _Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()
+    Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()

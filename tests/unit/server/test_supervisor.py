@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from structlog.typing import FilteringBoundLogger
+from typing_extensions import override
 
 from tests.unit.log import Log
 from tests.waiting import DEADLINE, until
@@ -295,15 +296,17 @@ def test_a_reload_for_which_no_process_can_be_started_is_refused(
 def test_a_worker_that_cannot_be_watched_is_not_left_alone(
     supervising: Supervising, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pidfd_open(_pid: int) -> int:
+    started = []
+
+    def pidfd_open(pid: int) -> int:
+        started.append(Path("/proc", str(pid)))
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "pidfd_open", pidfd_open)
     with pytest.raises(CannotStart):
         supervising.run(OBEYS)
 
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert [process.exists() for process in started] == [False]
 
 
 def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,32 +321,56 @@ def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.Monk
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
-def test_more_connections_than_a_channel_holds_wait_until_the_worker_reads(
-    supervising: Supervising, listener: socket.socket, tmp_path: Path
+class Reluctant(WorkerProcess):
+    """A worker that cannot be reached at first."""
+
+    reached = False
+
+    @override
+    def take(self, connections: Sequence[socket.socket]) -> int:
+        taken = super().take(connections) if self.reached else 0
+        self.reached = True
+        return taken
+
+
+def test_a_connection_waits_until_the_worker_can_be_reached(
+    supervising: Supervising, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, most = tmp_path / "go", 1000
-    waits = SPEAKS + f"import os\nchannel.send(Word.READY)\nwhile not os.path.exists({str(go)!r}): pass\n"
-    reads = (
-        "message = hear()\nwhile message[0] is not Word.CLOSE:\n    [os.close(d) for d in message[2]]; message = hear()"
-    )
+    monkeypatch.setattr(module, "WorkerProcess", Reluctant)
 
     async def main() -> None:
-        supervisor = supervising.of(waits + reads)
+        supervisor = supervising.of(OBEYS)
         ready = asyncio.Event()
         running = asyncio.ensure_future(supervisor.run(ready.set))
         async with asyncio.timeout(DEADLINE):
             await ready.wait()
-            clients = [await asyncio.open_connection(*listener.getsockname()) for _ in range(most)]
-            held = supervisor.workers()[0].connections
-            go.touch()
-            while supervisor.workers()[0].connections < most:
-                await asyncio.wait({running}, timeout=0.01)
-            for _, writer in clients:
-                writer.close()
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            while not supervisor.workers()[0].connections:
+                await asyncio.wait({running}, timeout=0.001)
+            client.close()
             signal.raise_signal(signal.SIGTERM)
             await running
 
-        assert held < most
+    asyncio.run(main())
+
+
+def test_a_connection_that_nobody_can_take_ends_with_the_service(
+    supervising: Supervising, listener: socket.socket, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_DELAY", 1000.0)
+
+    async def main() -> None:
+        with socket.create_connection(listener.getsockname(), timeout=DEADLINE) as client:
+            supervisor = supervising.of(SPEAKS + "channel.send(Word.READY)\nhear()")
+            running = asyncio.ensure_future(supervisor.run(lambda: None))
+            async with asyncio.timeout(DEADLINE):
+                while not log.of("worker_died"):
+                    await asyncio.wait({running}, timeout=0.001)
+                with socket.create_connection(listener.getsockname(), timeout=DEADLINE) as late:
+                    signal.raise_signal(signal.SIGTERM)
+                    await running
+
+                    assert client.recv(1) == late.recv(1) == b""
 
     asyncio.run(main())
 

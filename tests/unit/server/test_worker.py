@@ -1,0 +1,53 @@
+"""A worker without its supervisor, or with a connection that is gone."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from weighbridge.server.channel import Channel
+from weighbridge.server.gate import Gate
+from weighbridge.server.scoreboard import Scoreboard
+from weighbridge.server.worker import DataPlane, Worker
+from weighbridge.settings import Settings
+
+
+async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise AssertionError("expected not to be asked")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    one, other = Channel.pair()
+    yield one, other
+    one.close()
+    other.close()
+
+
+def test_a_worker_whose_supervisor_is_gone_ends(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        supervisors, ours = ends
+        worker = Worker(lambda *_: application, ours, Settings(), Scoreboard.create())
+        supervisors.close()
+        worker.heed()
+
+        assert worker.plane.should_exit
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed() -> None:
+    async def main() -> None:
+        gate = Gate(Settings())
+        plane = DataPlane(lambda: application, Settings(), gate, lambda: None)
+        plane.config.load()
+        gone = socket.socket()
+        gone.close()
+        plane.adopt([gone])
+        await asyncio.wait(plane._adopting)
+
+        assert (plane.connections, gate.vitals.closed) == (0, 1)
+
+    asyncio.run(main())
