@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+IN_PARALLEL := -n 2 --dist loadfile
 BENCH := .bench/environments
 PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 
@@ -16,7 +17,7 @@ run: $(INSTALLED) ## start the service on http://127.0.0.1:8000
 	$(BIN)/weighbridge serve
 
 test: $(INSTALLED) ## run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest $(IN_PARALLEL)
 
 check: $(INSTALLED) ## lint, types, layers, and the tests with 100% branch coverage
 	$(BIN)/ruff check
@@ -24,7 +25,7 @@ check: $(INSTALLED) ## lint, types, layers, and the tests with 100% branch cover
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage run -m pytest -q $(IN_PARALLEL)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
