@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from structlog.typing import FilteringBoundLogger
@@ -22,6 +22,7 @@ from tests.unit.log import Log
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.logs import start_logging
 from weighbridge.server import supervisor as module
+from weighbridge.server.channel import MOST_DESCRIPTORS
 from weighbridge.server.listener import listen
 from weighbridge.server.process import WorkerProcess
 from weighbridge.server.scoreboard import Scoreboard
@@ -321,37 +322,57 @@ def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.Monk
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
+def test_a_worker_takes_as_many_as_its_channel_holds_while_it_reads_nothing() -> None:
+    async def main() -> None:
+        worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), most_connections=1)
+        with socket.socket() as connection:
+            batch = [connection] * 2 * MOST_DESCRIPTORS
+            while (taken := worker.take(batch)) == len(batch):
+                pass
+        held = worker.connections
+        worker.kill("the test is over")
+        worker.ended()
+
+        assert taken in {0, MOST_DESCRIPTORS}
+        assert held % MOST_DESCRIPTORS == 0
+
+    asyncio.run(main())
+
+
 class Reluctant(WorkerProcess):
     """A worker that cannot be reached at first."""
 
-    reached = False
+    taking: ClassVar[asyncio.Event]
 
     @override
     def take(self, connections: Sequence[socket.socket]) -> int:
-        taken = super().take(connections) if self.reached else 0
-        self.reached = True
-        return taken
+        if not self.taking.is_set():
+            self.taking.set()
+            return 0
+        return super().take(connections)
 
 
 def test_a_connection_waits_until_the_worker_can_be_reached(
-    supervising: Supervising, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    supervising: Supervising, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    received = tmp_path / "received"
+    tells = f"from pathlib import Path\nhear(); Path({str(received)!r}).touch()\nhear()"
     monkeypatch.setattr(module, "WorkerProcess", Reluctant)
+    monkeypatch.setattr(Reluctant, "taking", asyncio.Event(), raising=False)
 
     async def main() -> None:
-        supervisor = supervising.of(OBEYS)
-        ready = asyncio.Event()
-        running = asyncio.ensure_future(supervisor.run(ready.set))
-        async with asyncio.timeout(DEADLINE):
-            await ready.wait()
-            _, client = await asyncio.open_connection(*listener.getsockname())
-            while not supervisor.workers()[0].connections:
-                await asyncio.wait({running}, timeout=0.001)
-            client.close()
-            signal.raise_signal(signal.SIGTERM)
-            await running
+        with socket.create_connection(listener.getsockname(), timeout=DEADLINE):
+            supervisor = supervising.of(SPEAKS + "channel.send(Word.READY)\n" + tells)
+            running = asyncio.ensure_future(supervisor.run(lambda: None))
+            async with asyncio.timeout(DEADLINE):
+                await Reluctant.taking.wait()
+                await asyncio.to_thread(until, received.exists)
+                signal.raise_signal(signal.SIGTERM)
+                await running
 
     asyncio.run(main())
+
+    assert received.exists()
 
 
 def test_a_connection_that_nobody_can_take_ends_with_the_service(

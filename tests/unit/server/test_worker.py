@@ -5,17 +5,13 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI
 
 from weighbridge.server.channel import Channel
 from weighbridge.server.gate import Gate
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.worker import DataPlane, Worker
 from weighbridge.settings import Settings
-
-
-async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise AssertionError("expected not to be asked")
 
 
 @pytest.fixture
@@ -29,7 +25,7 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
 def test_a_worker_whose_supervisor_is_gone_ends(ends: tuple[Channel, Channel]) -> None:
     async def main() -> None:
         supervisors, ours = ends
-        worker = Worker(lambda *_: application, ours, Settings(), Scoreboard.create())
+        worker = Worker(lambda *_: FastAPI(), ours, Settings(), Scoreboard.create())
         supervisors.close()
         worker.heed()
 
@@ -41,7 +37,7 @@ def test_a_worker_whose_supervisor_is_gone_ends(ends: tuple[Channel, Channel]) -
 def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed() -> None:
     async def main() -> None:
         gate = Gate(Settings())
-        plane = DataPlane(lambda: application, Settings(), gate, lambda: None)
+        plane = DataPlane(FastAPI, Settings(), gate, lambda: None)
         plane.config.load()
         gone = socket.socket()
         gone.close()
