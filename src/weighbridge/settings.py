@@ -81,6 +81,24 @@ class Settings(BaseSettings):
         min_length=1,
         description="weights of the embedded model: a JSON array of one or more finite numbers",
     )
+    models: str | None = Field(
+        None, min_length=1, description="directory of trained models; the embedded one is always there"
+    )
+    models_watch: Literal["events", "poll", "off"] = Field(
+        "events", description="how changes in the directory of models are noticed; network file systems need poll"
+    )
+    load_timeout: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="seconds that a version of a model may take to load"
+    )
+    load_memory_bytes: int = Field(
+        8 * 1024**3, ge=1024**2, description="most memory for opening a version that was never loaded before, in bytes"
+    )
+    trusted_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_array)] = Field(
+        (), description="types that skops files may hold beside scikit-learn's own: a JSON array of dotted names"
+    )
+    python_models: bool = Field(
+        False, description="let manifests name Python classes to import, which can run any code"
+    )
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="largest request body, in bytes")
     max_buffered_bytes: int = Field(
         16 * 1024 * 1024, ge=1, description="most bytes that all connections may buffer together, or one body if larger"
@@ -276,8 +294,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     match schema:
         case {"enum": choices}:
             return "one of " + ", ".join(choices)
-        case {"type": "array"}:
-            return "a JSON array of one or more finite numbers"
+        case {"type": "array", "items": items}:
+            return f"a JSON array of {'texts' if items['type'] == 'string' else 'one or more finite numbers'}"
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"an integer from {low} to {high}"
         case {"type": "number", "exclusiveMinimum": low}:

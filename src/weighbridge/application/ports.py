@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.signature import Signature
 from weighbridge.domain.weights import Weights
 
 
@@ -10,4 +12,28 @@ class WeightsProvider(Protocol):
 
     def load(self) -> Weights:
         """Load the weights; called exactly once, at start-up. Raises InvalidWeights."""
+        ...
+
+
+class Model(Protocol):
+    """A trained model, whatever library it comes from; one implementation for each runtime."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        ...
+
+    def predict(self, batch: Batch) -> Outputs:
+        """Score rows that fit the signature; raises whatever its library does. Called by one thread at a time."""
+        ...
+
+
+class ModelLoader(Protocol):
+    """Where trained models come from."""
+
+    def load(self, name: str, version: str) -> Model:
+        """Load one version: its digest is checked, its golden rows compared, and it is warm.
+
+        Takes its time, and runs off the event loop. Raises ModelRefused.
+        """
         ...

@@ -5,7 +5,14 @@ WeighbridgeError
 ├── FeatureCountMismatch  a row is not as wide as the model
 ├── FeaturesNotFinite     a row holds what is not a finite number
 ├── TooManyRows           a batch holds more rows than one call may score
-└── PredictionNotFinite   the arithmetic overflowed
+├── PredictionNotFinite   the arithmetic overflowed
+├── InvalidSignature      columns that cannot be a model's inputs or outputs
+├── ModelNotFound         there is no model of this name
+├── VersionNotFound       the model has no such version
+├── VersionNotLive        the version is there, but another one is live
+├── NothingToRollBack     no version was live before
+├── ModelRefused          an artefact, or its manifest, is not what it should be
+└── InferenceFailed       the model raised, or gave what its signature does not say
 
 No message repeats a value that came from a client: counts and positions only.
 """
@@ -56,3 +63,49 @@ class PredictionNotFinite(WeighbridgeError):
         where = "" if row is None else f" for row {row}"
         super().__init__(f"expected a finite prediction{where}, got an overflow; send features of smaller magnitude")
         self.row = row
+
+
+class InvalidSignature(WeighbridgeError):
+    """Columns cannot be a model's inputs or outputs."""
+
+
+class ModelNotFound(WeighbridgeError):
+    """There is no model of the name that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("expected the name of a model, got another; see /models for those there are")
+
+
+class VersionNotFound(WeighbridgeError):
+    """The model has no version of the name that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("expected a version of the model, got another; see the model's page for those there are")
+
+
+class VersionNotLive(WeighbridgeError):
+    """The model has the version, but it is not loaded: another one is live."""
+
+    def __init__(self, *, live: str) -> None:
+        super().__init__(f"expected the version that is live, {live}, got another; it has to be activated first")
+
+
+class NothingToRollBack(WeighbridgeError):
+    """No other version of the model was live before the one that is."""
+
+    def __init__(self) -> None:
+        super().__init__("expected a version that was live before this one, got none; activate one by its number")
+
+
+class ModelRefused(WeighbridgeError):
+    """A version of a model cannot be served; the message says which file, what was expected and what came.
+
+    It speaks to operators: no client of the data plane sees it.
+    """
+
+
+class InferenceFailed(WeighbridgeError):
+    """The model raised, or gave what its signature does not say; the cause is for the log, not for the client."""
+
+    def __init__(self) -> None:
+        super().__init__("the model failed on rows that fit its signature; the service's log has the cause")

@@ -47,3 +47,20 @@ def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed() -
         assert (plane.connections, gate.vitals.closed) == (0, 1)
 
     asyncio.run(main())
+
+
+def test_a_worker_that_ends_waits_for_the_connections_that_it_is_adopting() -> None:
+    async def main() -> None:
+        gate = Gate(Settings())
+        plane = DataPlane(FastAPI, Settings(), gate, lambda: None)
+        plane.config.load()
+        plane.lifespan = plane.config.lifespan_class(plane.config)
+        await plane.startup(sockets=[])
+        gone = socket.socket()
+        gone.close()
+        plane.adopt([gone])
+        await plane.shutdown()
+
+        assert (plane.connections, gate.vitals.closed) == (0, 1)
+
+    asyncio.run(main())

@@ -1,0 +1,68 @@
+"""What a model takes and gives: columns with names, types and widths."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from weighbridge.domain.errors import InvalidSignature
+
+
+class Kind(StrEnum):
+    """The type of a column's values."""
+
+    INT = "int"
+    FLOAT = "float"
+    BOOL = "bool"
+    STRING = "string"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One named input or output.
+
+    `width` is None for one value a row, otherwise each row has a vector of that many. Only values of `categories` fit
+    a column that has them; in an output they are the classes, in the order of their probabilities. `minimum` and
+    `maximum` are what an example held: they tell a reader what to expect, and refuse nothing.
+    Raises InvalidSignature.
+    """
+
+    name: str
+    kind: Kind
+    width: int | None = None
+    nullable: bool = False
+    categories: tuple[str, ...] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidSignature("expected a name for each column, got an empty one")
+        if self.width is not None and (self.width < 1 or self.nullable):
+            raise InvalidSignature(f"expected column {self.name} to have a positive width and no nulls")
+        if self.categories is not None and (
+            self.kind is not Kind.STRING or not self.categories or len({*self.categories}) < len(self.categories)
+        ):
+            raise InvalidSignature(f"expected column {self.name} to be of type string to have distinct categories")
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The columns of a model, in its own order; names are unique on either side.
+
+    Raises InvalidSignature.
+    """
+
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        for side, columns in (("input", self.inputs), ("output", self.outputs)):
+            if not columns:
+                raise InvalidSignature(f"expected one or more {side}s, got none")
+            if len({column.name for column in columns}) < len(columns):
+                raise InvalidSignature(f"expected {side}s with names of their own, got one name twice")
+
+    @property
+    def vector(self) -> Column | None:
+        """The only input, when that is a vector: then a row is no more than its numbers."""
+        [first, *others] = self.inputs
+        return first if first.width is not None and not others else None
