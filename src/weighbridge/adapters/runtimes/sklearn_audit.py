@@ -115,7 +115,9 @@ def _settle_estimator(estimator: Any) -> None:
     held = vars(estimator)
     for name in held:
         if callable(getattr(type(estimator), name, None)):
-            raise ModelRefused(f"expected the method {name} of {type(estimator).__name__}, got an attribute in its place")
+            raise ModelRefused(
+                f"expected the method {name} of {type(estimator).__name__}, got an attribute in its place"
+            )
     for name, calm in (("n_jobs", None), ("verbose", 0)):
         if name in held:
             held[name] = calm
@@ -134,7 +136,9 @@ def _settle_estimator(estimator: Any) -> None:
 def _check_tree(estimator: Any) -> None:
     tree = estimator.tree_
     if not isinstance(estimator, BaseDecisionTree) or not isinstance(tree, Tree):
-        raise ModelRefused(f"expected a tree in a decision tree, got {type(tree).__name__} in {type(estimator).__name__}")
+        raise ModelRefused(
+            f"expected a tree in a decision tree, got {type(tree).__name__} in {type(estimator).__name__}"
+        )
     if not 0 < tree.node_count <= tree.capacity:
         raise ModelRefused(f"expected as many nodes as the tree has, {tree.capacity}, got {tree.node_count}")
     leaf = tree.children_left == -1
