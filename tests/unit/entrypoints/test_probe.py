@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from weighbridge.domain.errors import ModelRefused
@@ -12,7 +15,8 @@ def refused_for(cause: Exception) -> ModelRefused:
 
 
 @pytest.mark.parametrize(
-    "cause", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("Failed to allocate memory for a buffer")]
+    "cause",
+    [MemoryError(), RuntimeError("std::bad_alloc"), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "library.so")],
 )
 def test_a_library_that_lacks_memory_is_understood(cause: Exception) -> None:
     assert _is_of_memory(refused_for(cause))

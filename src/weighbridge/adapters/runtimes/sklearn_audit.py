@@ -36,6 +36,7 @@ _MUTUAL = ("mutual_info_classif", "mutual_info_regression")
 
 TYPES = frozenset(
     {
+        "functools.partial",  # of functions that are themselves trusted
         "numpy.dtype",
         "numpy.max",
         "numpy.mean",
@@ -62,6 +63,7 @@ TYPES = frozenset(
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
         "sklearn.utils._bunch.Bunch",
+        "sklearn.utils.validation.check_array",
         *(f"sklearn.feature_selection._mutual_info.{score}" for score in _MUTUAL),
         *(f"sklearn.feature_selection._univariate_selection.{score}" for score in _SCORES),
         *(f"sklearn.gaussian_process.kernels.{kernel}" for kernel in _KERNELS),
