@@ -63,7 +63,7 @@ class Models:
 
     def prober(self, program: str | None = None, **settings: Any) -> Prober:
         """One that runs the probe, or another program."""
-        given = Settings(models=str(self.root), **{"load_timeout": DEADLINE, **settings})
+        given = Settings(models=str(self.root), **settings)
         return Prober(given, PROBE if program is None else (sys.executable, "-c", program))
 
     def prove(self, program: str | None = None, **settings: Any) -> None:
