@@ -25,7 +25,12 @@ from weighbridge.domain.signature import Column, Signature
 _GOLDEN = 5
 _COMPARED = 1000
 
-_BY_LIBRARY: tuple[RuntimeName, ...] = ("onnx", "xgboost", "lightgbm", "sklearn")  # XGBClassifier is scikit-learn's, too
+_BY_LIBRARY: tuple[RuntimeName, ...] = (
+    "onnx",
+    "xgboost",
+    "lightgbm",
+    "sklearn",
+)  # XGBClassifier is scikit-learn's, too
 _METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba"}
 
 
@@ -55,9 +60,7 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     return target
 
 
-def _manifest(
-    name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]
-) -> Manifest:
+def _manifest(name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]) -> Manifest:
     return Manifest(
         runtime=name,
         artefact=packed.file,
@@ -122,11 +125,8 @@ def _compare(model: Any, example: Any, outputs: dict[str, NDArray[Any]]) -> None
     """That what was packed predicts as the model does, where that has scikit-learn's methods."""
     if not hasattr(model, "get_params"):
         return
-    for name, ours in outputs.items():
-        method = getattr(model, _METHODS.get(name, ""), None)
-        if method is None:
-            continue
-        theirs = np.asarray(method(example))
+    for name in outputs.keys() & _METHODS.keys():
+        ours, theirs = outputs[name], np.asarray(getattr(model, _METHODS[name])(example))
         close = ours.dtype == np.float64 and np.issubdtype(theirs.dtype, np.number)
         same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) if close else np.array_equal(ours, theirs)
         if not same:
@@ -142,9 +142,7 @@ def _golden(signature: Signature, rows: Rows, outputs: Outputs, place: int) -> G
             for column, value in zip(signature.inputs, cells, strict=True)
             if value is not None
         },
-        output={
-            column.name: _plain(values[place]) for column, values in zip(signature.outputs, outputs, strict=True)
-        },
+        output={column.name: _plain(values[place]) for column, values in zip(signature.outputs, outputs, strict=True)},
     )
 
 
