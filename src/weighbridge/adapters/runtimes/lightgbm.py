@@ -67,8 +67,8 @@ def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
     """
     del trust  # trees need none
     text = artefact.decode(errors="replace")
-    if not text.startswith("tree\n") or "\nend of trees\n" not in text:
-        raise ModelRefused("expected the text of a LightGBM model, up to the end of its trees, got another")
+    if not text.startswith("tree\n") or "\nend of parameters\n" not in text:
+        raise ModelRefused("expected the text of a LightGBM model, up to the end of its parameters, got another")
     lightgbm.register_logger(logging.getLogger("lightgbm"))  # else it writes to standard output
     classes = _CLASSES.search(text)
     # with their sizes known, LightGBM reads trees in threads, where its own errors end the process

@@ -29,6 +29,10 @@ _PROBABILITIES = ("binary:logistic", "binary:hinge", "multi:softprob")
 """Objectives whose scores are probabilities."""
 
 
+_BLANKS = 64
+"""How much of the end is looked at: JSON may have blanks there."""
+
+
 def takes(model: object) -> bool:
     """Whether it is a Booster, or one of XGBoost's estimators."""
     names = {f"{base.__module__}.{base.__name__}" for base in type(model).__mro__}
@@ -46,6 +50,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     classifier = hasattr(model, "classes_")
     if classifier and _config(booster)["objective"]["name"] == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})  # the same trees, which now tell the probabilities
+    check_inputs(inputs, booster.num_features())
     _check_columns(booster, inputs)
     scores = score_width(_score(_restored(booster)), booster.num_features())
     return Packed(
@@ -57,10 +62,13 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
 
 
 def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
-    """The model in UBJ or JSON, told by content. Raises ModelRefused, or what XGBoost does."""
+    """The model in UBJ or JSON, told by content. Raises ModelRefused, or what XGBoost does.
+
+    A model that is wrong between its braces may still end the process: XGBoost trusts what it reads.
+    """
     del trust  # trees need none
-    if not artefact.startswith(b"{"):  # XGBoost ends the process on an empty one
-        raise ModelRefused("expected a model of XGBoost in UBJ or JSON, got another format")
+    if not artefact.startswith(b"{") or not artefact[-_BLANKS:].rstrip().endswith(b"}"):  # it would read past the end
+        raise ModelRefused("expected a model of XGBoost in UBJ or JSON, from brace to brace, got another")
     booster = xgboost.Booster({"nthread": 1})
     booster.load_model(bytearray(artefact))
     return tree_model(manifest.signature(), _score(booster), features=booster.num_features())
@@ -105,7 +113,6 @@ def _classes(model: Any, booster: Any, scores: int) -> tuple[Column, ...]:
 
 
 def _check_columns(booster: Any, inputs: tuple[Column, ...]) -> None:
-    check_inputs(inputs, booster.num_features())
     names = booster.feature_names
     if names is None or inputs[0].width is not None:
         return
