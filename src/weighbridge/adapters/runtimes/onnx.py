@@ -63,7 +63,9 @@ class OnnxModel:
         if not self._alone or count == 1:
             found = self._run(self._names, feed)
             return tuple(_settled(column, values, count) for column, values in zip(columns, found, strict=True))
-        rows = [self._run(self._names, {name: values[i : i + 1] for name, values in feed.items()}) for i in range(count)]
+        rows = [
+            self._run(self._names, {name: values[i : i + 1] for name, values in feed.items()}) for i in range(count)
+        ]
         return tuple(
             np.concatenate([_settled(column, row[place], 1) for row in rows]) for place, column in enumerate(columns)
         )
@@ -168,14 +170,16 @@ class _AsMatrix:
         self._shape = (-1,) if len(tensor.shape) == 1 and width == 1 else (-1, width)
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        return {self._name: batch.matrix(self._dtype).reshape(self._shape)}
+        texts = self._dtype is np.object_
+        cells = np.column_stack([*batch.columns().values()]) if texts else batch.matrix(self._dtype)
+        return {self._name: cells.reshape(self._shape)}
 
 
 def _fitting(tensor: Any, column: Column, width: int | None = None) -> DTypeLike:
     """The type of a tensor that takes the column. Raises ModelRefused for one that does not."""
     dtype = _TYPES[tensor.type]
     kind = np.dtype(dtype).kind
-    coded = width is not None and column.categories is not None
+    coded = width is not None and column.categories is not None and kind != "O"
     wanted = width or column.width or 1
     declared = tensor.shape[1] if len(tensor.shape) > 1 else 1
     if kind not in ("fi" if coded else _FITS[column.kind]) or (column.nullable and kind != "f"):

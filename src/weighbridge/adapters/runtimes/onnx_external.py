@@ -34,20 +34,20 @@ MESSAGES: dict[str, dict[int, str]] = {
 """The messages of ONNX that a tensor can be in, and the fields by which they hold one another."""
 
 _SEARCHED = {"NodeProto", "FunctionProto"}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED = {_FIXED64: 8, _FIXED32: 4}
+_FIXED = {1: 8, 5: 4}
+"""Kinds of fields that always have the same number of bytes."""
 
 
 def refuse_external_data(artefact: bytes) -> None:
     """Raises ModelRefused for a model with data in other files, and for what is no ONNX model at all."""
     try:
         external = _refers(artefact)
-    except (IndexError, ValueError) as exc:
+    except (LookupError, ValueError) as exc:
         raise ModelRefused("expected an ONNX model, got bytes that are not one") from exc
     if external:
         raise ModelRefused(
-            "expected an ONNX model in one file, got one with external data; save it with onnx.save_model(onnx.load(PATH), "
-            "OTHER, save_as_external_data=False)"
+            "expected an ONNX model in one file, got one with external data; save it as one: "
+            "onnx.save_model(onnx.load(FILE), OTHER_FILE)"
         )
 
 
@@ -78,21 +78,15 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
                 yield tag >> 3, at, at + length
                 at += length
             case kind:
-                at += _FIXED.get(kind) or _no_kind()
+                at += _FIXED[kind]
     if at != end:
         raise ValueError("a field that is longer than its message")
 
 
-def _no_kind() -> int:
-    raise ValueError("a field of a kind that ONNX has not")
-
-
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
-        byte = data[at]
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
         at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
         shift += 7
+    return value | data[at] << shift, at + 1

@@ -50,9 +50,9 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     classifier = hasattr(model, "classes_")
     if classifier and _config(booster)["objective"]["name"] == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})  # the same trees, which now tell the probabilities
+    scores = score_width(_score(_restored(booster)), booster.num_features())
     check_inputs(inputs, booster.num_features())
     _check_columns(booster, inputs)
-    scores = score_width(_score(_restored(booster)), booster.num_features())
     return Packed(
         bytes(booster.save_raw("ubj")),
         "model.ubj",

@@ -5,10 +5,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from skl2onnx import to_onnx
 
 from tests.unit.adapters.runtimes.case import Case
 from tests.unit.adapters.runtimes.fitted import CLASSIFIED, METHODS, Fitted, as_json, split
