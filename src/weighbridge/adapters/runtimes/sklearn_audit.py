@@ -107,7 +107,7 @@ def _parts(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, np.ndarray) and thing.dtype == object:
         yield from thing.flat
     for name, value in getattr(thing, "__dict__", {}).items():
-        if name not in _ATTRIBUTES:
+        if name not in _ATTRIBUTES or not isinstance(thing, BaseEstimator):
             yield value
 
 
@@ -126,9 +126,9 @@ def _settle_estimator(estimator: Any) -> None:
     for name, check in _ATTRIBUTES.items():
         if name in held:
             check(estimator)
-    for of, check in _FAMILIES:
-        if isinstance(estimator, of):
-            check(estimator)
+    for family, count in _FAMILIES:
+        if isinstance(estimator, family):
+            count(estimator)
 
 
 def _check_tree(estimator: Any) -> None:

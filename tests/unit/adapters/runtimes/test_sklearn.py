@@ -21,6 +21,8 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KernelDensity, KNeighborsClassifier
@@ -33,6 +35,7 @@ from sklearn.tree._tree import Tree
 from tests.unit.adapters.runtimes import cases_sklearn
 from weighbridge.adapters.manifest import ColumnSpec, Manifest
 from weighbridge.adapters.runtimes import Trust, sklearn
+from weighbridge.adapters.runtimes.sklearn_audit import settle
 from weighbridge.application.ports import Model
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
@@ -343,6 +346,13 @@ def test_a_tree_that_is_hidden_elsewhere_is_refused(wrap: Callable[[Any], Any]) 
     model = logistic()
     model.hidden = wrap(tree().tree_)
     broken(model, "expected Tree in an estimator made of it, got one elsewhere")
+
+
+def test_a_tree_in_what_is_no_estimator_is_refused() -> None:
+    model = GaussianProcessRegressor(RBF()).fit(_FLOWERS, _SPECIES)
+    model.kernel_.tree_ = tree().tree_
+    with pytest.raises(ModelRefused, match="expected Tree in an estimator made of it, got one elsewhere"):
+        settle(model)
 
 
 def test_an_attribute_in_place_of_a_method_is_refused() -> None:
