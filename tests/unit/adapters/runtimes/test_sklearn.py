@@ -349,7 +349,7 @@ def test_a_tree_that_is_hidden_elsewhere_is_refused(wrap: Callable[[Any], Any]) 
 
 
 def test_a_tree_in_what_is_no_estimator_is_refused() -> None:
-    model = GaussianProcessRegressor(RBF()).fit(_FLOWERS, _SPECIES)
+    model = GaussianProcessRegressor(RBF(), optimizer=None).fit(_FLOWERS, _SPECIES)
     model.kernel_.tree_ = tree().tree_
     with pytest.raises(ModelRefused, match="expected Tree in an estimator made of it, got one elsewhere"):
         settle(model)
