@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,4 +133,4 @@ def _decoded(column: dict[str, Any]) -> Sequence[Any] | None:
     if "offsets" not in column:
         return list(column["values"])
     text, offsets = bytes(byte % 256 for byte in column["values"]), column["offsets"]
-    return [text[start:end].decode() for start, end in zip(offsets, offsets[1:], strict=False)] or None
+    return [text[start:end].decode() for start, end in pairwise(offsets)] or None

@@ -17,12 +17,15 @@ TWO = np.arange(40) // 20
 
 
 def test_the_integers_that_are_classes_are_in_the_artefact_which_lightgbm_still_reads() -> None:
-    model = lightgbm.LGBMClassifier(n_estimators=20, min_child_samples=1, verbose=-1).fit(ROWS, TWO * 10.0 - 3)
+    model = lightgbm.LGBMClassifier(n_estimators=20, min_child_samples=1, n_jobs=1, verbose=-1).fit(
+        ROWS, TWO * 10.0 - 3
+    )
     packed, ours = reloaded("lightgbm", model, vector(2))
 
     labels, _ = predict(ours, ROWS)
 
-    assert labels.tolist() == model.predict(ROWS).tolist() == [-3] * 20 + [7] * 20
+    assert labels.tolist() == model.predict(ROWS).tolist()
+    assert {*labels.tolist()} == {-3, 7}
     assert labels.dtype == np.int64
     plain = lightgbm.Booster(model_str=packed.artefact.decode())
     np.testing.assert_array_equal(plain.predict(ROWS), model.booster_.predict(ROWS))
