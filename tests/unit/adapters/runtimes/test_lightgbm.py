@@ -24,7 +24,7 @@ def test_the_integers_that_are_classes_are_in_the_artefact_which_lightgbm_still_
 
     labels, _ = predict(ours, ROWS)
 
-    assert labels.tolist() == model.predict(ROWS).tolist()
+    assert labels.tolist() == np.asarray(model.predict(ROWS)).tolist()
     assert {*labels.tolist()} == {-3, 7}
     assert labels.dtype == np.int64
     plain = lightgbm.Booster(model_str=packed.artefact.decode())
