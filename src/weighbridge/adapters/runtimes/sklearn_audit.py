@@ -171,11 +171,13 @@ def _check_predictors(estimator: Any) -> None:
     if not isinstance(estimator, BaseHistGradientBoosting):
         raise ModelRefused(f"expected predictors in gradient boosting, got some in {type(estimator).__name__}")
     categorical = np.asarray(estimator._bin_mapper.is_categorical_)  # as its own prediction takes it
+    row = np.zeros((1, estimator.n_features_in_), dtype=object)  # of numbers and texts alike
+    width = min(estimator._preprocess_X(row, reset=False).shape[1], len(categorical))
     for predictor in (predictor for iteration in estimator._predictors for predictor in iteration):
         nodes, bitsets = predictor.nodes, predictor.raw_left_cat_bitsets
         leaf = nodes["is_leaf"] != 0
         left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
-        _check_nodes(left, right, nodes["feature_idx"], leaf, min(estimator.n_features_in_, len(categorical)))
+        _check_nodes(left, right, nodes["feature_idx"], leaf, width)
         chooses = nodes[~leaf & (nodes["is_categorical"] != 0)]
         if not categorical[chooses["feature_idx"]].all() or (chooses["bitset_idx"] >= len(bitsets)).any():
             raise ModelRefused("expected nodes of a tree that look at categories that there are, got others")

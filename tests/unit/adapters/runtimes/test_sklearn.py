@@ -13,6 +13,7 @@ import skops.io
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.sparse import csr_matrix
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import (
     BaggingClassifier,
@@ -397,6 +398,13 @@ def test_a_histogram_tree_that_looks_at_categories_that_are_not_there_is_refused
     model = histogram(categorical=True)
     model._predictors[0][0].nodes[field][0] = value
     broken(model, "expected nodes of a tree that look at categories that there are")
+
+
+def test_histogram_trees_for_more_columns_than_their_preprocessor_leaves_are_refused() -> None:
+    model = histogram(categorical=True)
+    model._preprocessor = ColumnTransformer([("first", "passthrough", [0])]).fit(_FLOWERS)
+    model._predictors[0][0].nodes["feature_idx"][0] = 3
+    broken(model, "expected nodes of a tree that look at one of 1 features")
 
 
 def test_histogram_trees_elsewhere_are_refused() -> None:
