@@ -162,9 +162,14 @@ def _check_members(ensemble: Any) -> None:
     widths = [ensemble.n_features_in_] * len(members) if features is None else [len(chosen) for chosen in features]
     if [member.n_features_in_ for member in members] != widths:
         raise ModelRefused(f"expected {type(ensemble).__name__} of members as wide as itself, got others")
-    each = getattr(ensemble, "n_trees_per_iteration_", None)
-    if each is not None and ensemble.estimators_.shape[1:] != (each,):
-        raise ModelRefused(f"expected {each} trees for each iteration, got others")
+
+
+def _check_stages(boosting: Any) -> None:
+    """Each tree of an iteration adds to a column of its own, of those that the first guess makes."""
+    _check_members(boosting)
+    guess = boosting._raw_predict_init(np.zeros((1, boosting.n_features_in_)))
+    if guess.shape[1:] != boosting.estimators_.shape[1:]:
+        raise ModelRefused(f"expected {guess.shape[1:]} trees for each iteration, got {boosting.estimators_.shape[1:]}")
 
 
 def _check_predictors(estimator: Any) -> None:
@@ -208,6 +213,6 @@ _ATTRIBUTES = {"tree_": _check_tree, "_tree": _rebuild, "_predictors": _check_pr
 _FAMILIES = (
     (BaseLibSVM, _check_support),
     (BaseForest, _check_members),
-    (BaseGradientBoosting, _check_members),
+    (BaseGradientBoosting, _check_stages),
     (BaseBagging, _check_members),
 )
