@@ -21,7 +21,7 @@ from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.feature_extraction.text import _VectorizerMixin
 from sklearn.neighbors import BallTree, KDTree
 from sklearn.neighbors._base import NeighborsBase
-from sklearn.svm._base import BaseLibSVM
+from sklearn.svm._base import BaseLibSVM, BaseSVC
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
@@ -190,11 +190,15 @@ def _check_predictors(estimator: Any) -> None:
 
 def _check_support(estimator: Any) -> None:
     """The sizes of all arrays are taken by libsvm from the number of classes and of support vectors."""
-    classes, vectors = len(estimator._n_support), len(estimator.support_vectors_)
-    pairs = classes * (classes - 1) // 2
+    classes, vectors = len(estimator._n_support), estimator.support_vectors_.shape[0]
     sizes = {estimator._intercept_.shape} | {of.shape for of in (estimator._probA, estimator._probB) if of.size}
-    if estimator._sparse or estimator._dual_coef_.shape != (classes - 1, vectors) or sizes != {(pairs,)}:
-        raise ModelRefused(f"expected coefficients for each of {vectors} dense support vectors, got others")
+    if (
+        bool(estimator._sparse) is not issparse(estimator.support_vectors_)
+        or (isinstance(estimator, BaseSVC) and estimator._n_support.sum() != vectors)
+        or estimator._dual_coef_.size != (classes - 1) * vectors
+        or sizes != {(classes * (classes - 1) // 2,)}
+    ):
+        raise ModelRefused(f"expected coefficients for each of {vectors} support vectors, got others")
 
 
 def _rebuild(estimator: Any) -> None:

@@ -421,6 +421,7 @@ def test_histogram_trees_elsewhere_are_refused() -> None:
         ("_dual_coef_", np.zeros((2, 3))),
         ("_probA", np.zeros(1)),
         ("_n_support", np.array([1, 1])),
+        ("_n_support", np.array([1, 1, 1])),
         ("_sparse", True),
     ],
 )
@@ -428,6 +429,12 @@ def test_support_vectors_with_too_few_coefficients_are_refused(name: str, value:
     model = SVC().fit(_FLOWERS, _SPECIES)
     setattr(model, name, value)
     broken(model, "expected coefficients for each of ")
+
+
+def test_support_vectors_may_be_sparse() -> None:
+    model = SVC().fit(csr_matrix(_FLOWERS), _SPECIES)
+
+    settle(skops.io.loads(skops.io.dumps(model), trusted=["scipy.sparse._csr.csr_matrix"]))
 
 
 def test_an_index_of_neighbours_is_made_anew() -> None:
