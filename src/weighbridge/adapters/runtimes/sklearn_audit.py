@@ -21,7 +21,7 @@ from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.feature_extraction.text import _VectorizerMixin
 from sklearn.neighbors import BallTree, KDTree
 from sklearn.neighbors._base import NeighborsBase
-from sklearn.svm._base import BaseLibSVM
+from sklearn.svm._base import BaseLibSVM, BaseSVC
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
@@ -162,20 +162,27 @@ def _check_members(ensemble: Any) -> None:
     widths = [ensemble.n_features_in_] * len(members) if features is None else [len(chosen) for chosen in features]
     if [member.n_features_in_ for member in members] != widths:
         raise ModelRefused(f"expected {type(ensemble).__name__} of members as wide as itself, got others")
-    each = getattr(ensemble, "n_trees_per_iteration_", None)
-    if each is not None and ensemble.estimators_.shape[1:] != (each,):
-        raise ModelRefused(f"expected {each} trees for each iteration, got others")
+
+
+def _check_stages(boosting: Any) -> None:
+    """Each tree of an iteration adds to a column of its own, of those that the first guess makes."""
+    _check_members(boosting)
+    guess = boosting._raw_predict_init(np.zeros((1, boosting.n_features_in_)))
+    if guess.shape[1:] != boosting.estimators_.shape[1:]:
+        raise ModelRefused(f"expected {guess.shape[1:]} trees for each iteration, got {boosting.estimators_.shape[1:]}")
 
 
 def _check_predictors(estimator: Any) -> None:
     if not isinstance(estimator, BaseHistGradientBoosting):
         raise ModelRefused(f"expected predictors in gradient boosting, got some in {type(estimator).__name__}")
     categorical = np.asarray(estimator._bin_mapper.is_categorical_)  # as its own prediction takes it
+    row = np.zeros((1, estimator.n_features_in_), dtype=object)  # of numbers and texts alike
+    width = min(estimator._preprocess_X(row, reset=False).shape[1], len(categorical))
     for predictor in (predictor for iteration in estimator._predictors for predictor in iteration):
         nodes, bitsets = predictor.nodes, predictor.raw_left_cat_bitsets
         leaf = nodes["is_leaf"] != 0
         left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
-        _check_nodes(left, right, nodes["feature_idx"], leaf, min(estimator.n_features_in_, len(categorical)))
+        _check_nodes(left, right, nodes["feature_idx"], leaf, width)
         chooses = nodes[~leaf & (nodes["is_categorical"] != 0)]
         if not categorical[chooses["feature_idx"]].all() or (chooses["bitset_idx"] >= len(bitsets)).any():
             raise ModelRefused("expected nodes of a tree that look at categories that there are, got others")
@@ -183,11 +190,15 @@ def _check_predictors(estimator: Any) -> None:
 
 def _check_support(estimator: Any) -> None:
     """The sizes of all arrays are taken by libsvm from the number of classes and of support vectors."""
-    classes, vectors = len(estimator._n_support), len(estimator.support_vectors_)
-    pairs = classes * (classes - 1) // 2
+    classes, vectors = len(estimator._n_support), estimator.support_vectors_.shape[0]
     sizes = {estimator._intercept_.shape} | {of.shape for of in (estimator._probA, estimator._probB) if of.size}
-    if estimator._sparse or estimator._dual_coef_.shape != (classes - 1, vectors) or sizes != {(pairs,)}:
-        raise ModelRefused(f"expected coefficients for each of {vectors} dense support vectors, got others")
+    if (
+        bool(estimator._sparse) is not issparse(estimator.support_vectors_)
+        or (isinstance(estimator, BaseSVC) and estimator._n_support.sum() != vectors)
+        or estimator._dual_coef_.size != (classes - 1) * vectors
+        or sizes != {(classes * (classes - 1) // 2,)}
+    ):
+        raise ModelRefused(f"expected coefficients for each of {vectors} support vectors, got others")
 
 
 def _rebuild(estimator: Any) -> None:
@@ -206,6 +217,6 @@ _ATTRIBUTES = {"tree_": _check_tree, "_tree": _rebuild, "_predictors": _check_pr
 _FAMILIES = (
     (BaseLibSVM, _check_support),
     (BaseForest, _check_members),
-    (BaseGradientBoosting, _check_members),
+    (BaseGradientBoosting, _check_stages),
     (BaseBagging, _check_members),
 )

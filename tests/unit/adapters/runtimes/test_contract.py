@@ -101,6 +101,20 @@ def test_a_batch_gives_what_its_rows_give_alone(packaged: Packaged) -> None:
             packaged.same(together[place], alone[0])
 
 
+def test_whole_numbers_do_where_the_signature_has_floats(packaged: Packaged) -> None:
+    [cells, *_] = packaged.case.rows()
+    whole, floats = _rounded(cells, int), _rounded(cells, float)
+
+    for of_whole, of_floats in zip(packaged.predict([whole]), packaged.predict([floats]), strict=True):
+        packaged.same(of_whole, of_floats)
+
+
+def _rounded(cells: Any, number: type[int | float]) -> Any:
+    if isinstance(cells, list):
+        return [number(int(cell)) for cell in cells]
+    return {name: number(int(cell)) if isinstance(cell, float) else cell for name, cell in cells.items()}
+
+
 def test_no_rows_give_no_predictions(packaged: Packaged) -> None:
     outputs = packaged.predict([])
     some = packaged.predict(list(packaged.case.rows())[:1])
