@@ -20,7 +20,6 @@ BINARY = b"application/octet-stream"
 _DOUBLE = np.dtype("<f8")
 
 
-
 class EmbeddedRoute(FastRoute):
     """A route to the embedded model."""
 

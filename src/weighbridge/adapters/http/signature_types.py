@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typing_extensions
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter
+from pydantic.config import JsonDict
 
 from weighbridge.domain.signature import Column, Kind, Signature
 
@@ -65,7 +66,10 @@ def _fields(columns: Iterable[Column]) -> dict[str, Any]:
 def _type(column: Column) -> Any:
     values = _TYPES[column.kind] if column.categories is None else Literal[column.categories]
     if column.width is not None:
-        size = {"minItems": column.width, "maxItems": column.width}  # told, but not checked: that is the model's part
+        size: JsonDict = {
+            "minItems": column.width,
+            "maxItems": column.width,
+        }  # told, but not checked: that is the model's part
         return Annotated[list.__class_getitem__(values), FailFast(), Field(json_schema_extra=size)]
     return values | None if column.nullable else values
 
