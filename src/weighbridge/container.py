@@ -6,7 +6,7 @@ from operator import methodcaller
 
 from dependency_injector import containers, providers
 
-from weighbridge.adapters.embedded import EmbeddedFirst, EmbeddedModel
+from weighbridge.adapters.embedded import EmbeddedFirst, embedded_model
 from weighbridge.adapters.http.models import ModelHost
 from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.logs import start_logging
@@ -51,7 +51,7 @@ class Container(containers.DeclarativeContainer):
     weights = providers.Singleton(SettingsWeights, settings)
     loaded_weights = providers.Singleton(methodcaller("load"), weights)
     predict = providers.Singleton(PredictUseCase, weights=loaded_weights, max_rows=settings.provided.max_rows)
-    embedded = providers.Singleton(EmbeddedModel, loaded_weights)
+    embedded = providers.Singleton(embedded_model, loaded_weights)
     repository = providers.Singleton(Repository, settings.provided.models)
     loader = providers.Singleton(
         Loader,

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.models import CHURN, FakeLoader, constant
-from weighbridge.adapters.embedded import EmbeddedFirst, EmbeddedModel
+from weighbridge.adapters.embedded import EmbeddedFirst, embedded_model
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.domain.batch import Batch
 from weighbridge.domain.signature import Column, Kind
@@ -13,7 +13,7 @@ numbers = st.floats(-1e100, 1e100)
 
 
 def test_it_takes_one_vector_and_gives_one_number() -> None:
-    signature = EmbeddedModel(WEIGHTS).signature
+    signature = embedded_model(WEIGHTS).signature
 
     assert signature.inputs == (Column(name="features", kind=Kind.FLOAT, width=3),)
     assert signature.outputs == (Column(name="prediction", kind=Kind.FLOAT),)
@@ -21,7 +21,7 @@ def test_it_takes_one_vector_and_gives_one_number() -> None:
 
 @given(st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_size=5))
 def test_it_says_to_the_bit_what_the_use_case_says(rows: list[list[float]]) -> None:
-    model, use_case = EmbeddedModel(WEIGHTS), PredictUseCase(WEIGHTS, max_rows=10)
+    model, use_case = embedded_model(WEIGHTS), PredictUseCase(WEIGHTS, max_rows=10)
 
     [predictions] = model.predict(Batch(model.signature, rows))
 
@@ -29,7 +29,7 @@ def test_it_says_to_the_bit_what_the_use_case_says(rows: list[list[float]]) -> N
 
 
 def test_the_embedded_model_is_there_and_the_others_are_where_they_were() -> None:
-    embedded, churn = EmbeddedModel(WEIGHTS), constant(CHURN, 0.5)
+    embedded, churn = embedded_model(WEIGHTS), constant(CHURN, 0.5)
     loader = EmbeddedFirst(embedded, FakeLoader({("churn", "1"): churn}))
 
     assert loader.load("default", "embedded") is embedded
