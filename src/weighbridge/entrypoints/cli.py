@@ -33,7 +33,7 @@ def serve(**flags: Any) -> None:
     A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
     """
     from weighbridge.entrypoints.serve import serve
-    from weighbridge.server.supervisor import CannotStart
+    from weighbridge.server.models import CannotStart
 
     try:
         serve({name: value for name, value in flags.items() if value is not None})
