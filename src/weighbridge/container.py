@@ -1,22 +1,35 @@
 """The bill of materials: what the service is made of, and the only place where it is put together."""
 
+from collections.abc import Mapping
+from operator import methodcaller
+
 from dependency_injector import containers, providers
 
+from weighbridge.adapters.embedded import EmbeddedFirst, EmbeddedModel
+from weighbridge.adapters.http.models import ModelHost
+from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.metrics import RequestMetrics
+from weighbridge.adapters.repository import Repository
+from weighbridge.adapters.runtimes import Trust
 from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.adapters.weights import SettingsWeights
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.application.readiness import Readiness
+from weighbridge.application.registry import ModelRegistry
 from weighbridge.settings import Settings
 
 
 class Container(containers.DeclarativeContainer):
-    """Every collaborator, built once from the settings: `Container(settings=Settings.load())`."""
+    """Every collaborator, built once from the settings: `Container(settings=Settings.load())`.
+
+    `live` has the live version of each model by its name, where a supervisor says so; with None it is the repository.
+    """
 
     settings = providers.Dependency(instance_of=Settings)
     log_descriptor = providers.Object(1)
+    live: providers.Object[Mapping[str, str] | None] = providers.Object(None)
 
     logger = providers.Resource(
         start_logging,
@@ -34,9 +47,18 @@ class Container(containers.DeclarativeContainer):
         slow_ms=settings.provided.slow_request_ms,
     )
     weights = providers.Singleton(SettingsWeights, settings)
-    predict = providers.Singleton(
-        PredictUseCase,
-        weights=weights.provided.load.call(),
+    loaded_weights = providers.Singleton(methodcaller("load"), weights)
+    predict = providers.Singleton(PredictUseCase, weights=loaded_weights, max_rows=settings.provided.max_rows)
+    repository = providers.Singleton(Repository, settings.provided.models)
+    loader = providers.Singleton(
+        Loader,
+        repository,
+        providers.Factory(Trust, types=settings.provided.trusted_types, python=settings.provided.python_models),
+    )
+    registry = providers.Singleton(
+        ModelRegistry,
+        providers.Factory(EmbeddedFirst, providers.Factory(EmbeddedModel, loaded_weights), loader),
         max_rows=settings.provided.max_rows,
     )
+    models = providers.Singleton(ModelHost, registry, telemetry)
     readiness = providers.Singleton(Readiness)

@@ -33,7 +33,6 @@ class Model(NamedTuple):
 
 NO_MODEL = Model("", "")
 EMBEDDED = Model("default", "embedded")
-MODEL_ROUTES = {"/predict": EMBEDDED, "/predict/batch": EMBEDDED}
 
 
 class Durations:
@@ -86,23 +85,21 @@ class RequestMetrics:
 
     def __init__(self, memory: Buffer) -> None:
         self._table = Table(memory)
-        self._routes: dict[str, RouteMetrics] = {}
+        self._routes: dict[tuple[str, Model], RouteMetrics] = {}
         self._shed = SeriesBy[str](partial(self._table.series, SHED))
         self._expired = self._table.series(EXPIRED)
         self._abandoned = self._table.series(ABANDONED)
 
-    def route(self, path: str) -> RouteMetrics:
-        """The requests of the route with this path template, or of `UNROUTED`."""
-        if path not in self._routes:
-            model = MODEL_ROUTES.get(path, NO_MODEL)
-            self._routes[path] = RouteMetrics(
+    def route(self, path: str, model: Model = NO_MODEL) -> RouteMetrics:
+        """The requests of the route with this path template, or of `UNROUTED`, that a model answers."""
+        if (path, model) not in self._routes:
+            self._routes[path, model] = RouteMetrics(
                 lambda status: self._table.series(REQUEST, path, *model, _outcome(status), str(status))
             )
-        return self._routes[path]
+        return self._routes[path, model]
 
-    def stages(self, path: str) -> Stages:
+    def stages(self, path: str, model: Model = NO_MODEL) -> Stages:
         """How long each stage takes of a request to the route with this path template."""
-        model = MODEL_ROUTES.get(path, NO_MODEL)
         return Stages(*(Durations(self._table.series(STAGE, path, *model, stage)) for stage in Stages._fields))
 
     def queue_wait(self, model: Model) -> Durations:

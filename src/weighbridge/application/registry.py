@@ -1,11 +1,14 @@
 """The models that answer requests, by name."""
 
 from collections.abc import Mapping
+from math import isfinite
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weighbridge.application.ports import Model, ModelLoader
-from weighbridge.domain.batch import Batch, Outputs, Rows
+from weighbridge.domain.batch import DTYPES, Batch, Outputs, Rows
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     InferenceFailed,
@@ -15,6 +18,8 @@ from weighbridge.domain.errors import (
     VersionNotFound,
 )
 from weighbridge.domain.signature import Column, Signature
+
+_FEW = 16  # numbers, which Python looks at sooner than numpy does
 
 
 class Served:
@@ -26,7 +31,8 @@ class Served:
         self.signature: Signature = model.signature
         self._model = model
         self._max_rows = max_rows
-        self._vector = model.signature.vector
+        self._vectors = [(place, column) for place, column in enumerate(self.signature.inputs) if column.width]
+        self._outputs = [(column, np.dtype(DTYPES[column.kind])) for column in self.signature.outputs]
 
     def __call__(self, rows: Rows) -> Outputs:
         """Score rows that fit the signature.
@@ -36,33 +42,46 @@ class Served:
         count = len(rows)
         if count > self._max_rows:
             raise TooManyRows(limit=self._max_rows, got=count)
-        if self._vector is not None:
-            self._check_width(rows, self._vector.width or 0)
+        if self._vectors:
+            self._check_widths(rows)
         try:
             outputs = self._model.predict(Batch(self.signature, rows))
+            for (column, dtype), values in zip(self._outputs, outputs, strict=True):
+                _check_type(column, dtype, values, count)
         except Exception as exc:
             raise InferenceFailed from exc
-        for column, values in zip(self.signature.outputs, outputs, strict=True):
-            _check_output(column, values, count)
+        for values in outputs:
+            if values.dtype == np.float64:
+                _check_finite(values, count)
         return outputs
 
-    def _check_width(self, rows: Rows, width: int) -> None:
+    def _check_widths(self, rows: Rows) -> None:
+        are_vectors = self.signature.vector is not None
         alone = len(rows) == 1
-        for index, row in enumerate(rows):
-            if len(row) != width:
-                raise FeatureCountMismatch(expected=width, got=len(row), row=None if alone else index)
+        for place, column in self._vectors:
+            for index, row in enumerate(rows):
+                got = len(row if are_vectors else row[place])
+                if got != column.width:
+                    raise FeatureCountMismatch(
+                        expected=column.width or 0, got=got, row=None if alone else index, column=column.name
+                    )
 
 
-def _check_output(column: Column, values: np.ndarray, count: int) -> None:
-    """Raises InferenceFailed, PredictionNotFinite."""
+def _check_type(column: Column, dtype: np.dtype[Any], values: NDArray[Any], count: int) -> None:
+    """Raises TypeError for what the signature does not say."""
     shape = (count,) if column.width is None else (count, column.width)
-    if values.shape != shape:
-        raise InferenceFailed from ValueError(f"expected {column.name} of shape {shape}, got {values.shape}")
-    if values.dtype == np.float64:
-        finite = np.isfinite(values)
-        if not finite.all():
-            row = int(finite.reshape(count, -1).all(axis=1).argmin())
-            raise PredictionNotFinite(row=row if count > 1 else None)
+    if values.shape != shape or values.dtype != dtype:
+        raise TypeError(f"expected {column.name} of {dtype} and {shape}, got {values.dtype} and {values.shape}")
+
+
+def _check_finite(values: NDArray[np.float64], count: int) -> None:
+    """Raises PredictionNotFinite."""
+    if values.size <= _FEW and all(map(isfinite, values.ravel().tolist())):
+        return
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(finite.reshape(count, -1).all(axis=1).argmin())
+        raise PredictionNotFinite(row=row if count > 1 else None)
 
 
 class ModelRegistry:

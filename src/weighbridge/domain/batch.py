@@ -17,12 +17,13 @@ Outputs = tuple[NDArray[Any], ...]
 The types of the elements are float64, int64, bool, and object for strings.
 """
 
-_DTYPES: dict[Kind, DTypeLike] = {
+DTYPES: dict[Kind, DTypeLike] = {
     Kind.INT: np.int64,
     Kind.FLOAT: np.float64,
     Kind.BOOL: np.bool_,
     Kind.STRING: np.object_,
 }
+"""The types of the elements of a column without nulls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Batch:
 
     def _column(self, place: int) -> NDArray[Any]:
         column = self.signature.inputs[place]
-        dtype = _DTYPES[column.kind]
+        dtype = DTYPES[column.kind]
         if column.nullable:
             dtype = np.float64 if column.kind in (Kind.INT, Kind.FLOAT) else np.object_
         return np.asarray(self._values(place), dtype)

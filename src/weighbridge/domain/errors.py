@@ -29,13 +29,14 @@ class InvalidWeights(WeighbridgeError):
 class FeatureCountMismatch(WeighbridgeError):
     """A row has another number of features than the model.
 
-    `row` is the index of the first such row in a batch, None for a single prediction.
+    `row` is the index of the first such row in a batch, None for a single prediction; `column` is the vector.
     """
 
-    def __init__(self, *, expected: int, got: int, row: int | None = None) -> None:
+    def __init__(self, *, expected: int, got: int, row: int | None = None, column: str = "features") -> None:
         where = "" if row is None else f" in row {row}"
         super().__init__(f"expected {expected} features{where}, got {got}")
         self.row = row
+        self.column = column
 
 
 class FeaturesNotFinite(WeighbridgeError):

@@ -27,7 +27,15 @@ class Lane:
     telemetry: RequestTelemetry
     readiness: Readiness
     known_heads: dict[bytes, Head] = field(default_factory=dict)
+    _of_models: dict[str, LaneRoutes] = field(default_factory=dict)
     _forgot: float = 0.0
+
+    def lead_to(self, model: str, routes: LaneRoutes) -> None:
+        """Have these routes, in place of those before, answer the requests for a model that begin from now on."""
+        gone = self._of_models.get(model, {})
+        self._of_models[model] = routes
+        self.routes = {key: route for key, route in self.routes.items() if key not in gone} | routes
+        self.known_heads.clear()  # for they hold routes; and in place, for every connection holds them
 
     def remember(self, data: bytes, head: Head) -> None:
         """Know the head of `data`, one whole request, when it comes again."""

@@ -330,6 +330,7 @@ class GateProtocol(HttpToolsProtocol):
                 self._throttle()
             if alone and self._taken is not None and self._begun == 1:
                 self._lane.remember(data, self._taken)
+            self._taken = None  # an idle connection keeps no model from being freed
 
     def _hold(self) -> None:
         """Account for what is buffered: of requests that arrive or wait, and of the replies that are not read."""

@@ -12,7 +12,7 @@ from weighbridge.adapters.http import deadline
 from weighbridge.adapters.http.errors import as_response
 from weighbridge.adapters.http.fast_route import joined
 from weighbridge.adapters.http.problems import RefusedRequest, Reply, internal_error
-from weighbridge.adapters.metrics import UNROUTED
+from weighbridge.adapters.metrics import NO_MODEL, UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 
 _ALLOWED = (b"allow", b"GET, HEAD, OPTIONS, POST")
@@ -77,7 +77,8 @@ class Envelope:
         routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         def finished(status: int) -> None:
-            route = telemetry.metrics.route(getattr(routed.get("route"), "path", UNROUTED))
+            model = scope["state"].get("model", NO_MODEL)
+            route = telemetry.metrics.route(getattr(routed.get("route"), "path", UNROUTED), model)
             spent = perf_counter() - started
             telemetry.finished(route, request_id, scope["method"].encode(), scope.get("raw_path", b""), status, spent)
 

@@ -1,6 +1,7 @@
 """Which problem each error is, and how what a client sent wrong is told. Nothing of the input is ever repeated."""
 
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -13,14 +14,23 @@ from weighbridge.application.readiness import NotReady
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     FeaturesNotFinite,
+    InferenceFailed,
+    ModelNotFound,
     PredictionNotFinite,
     TooManyRows,
+    VersionNotFound,
+    VersionNotLive,
     WeighbridgeError,
 )
 
 _MOST_ERRORS = 100
+_LONGEST_MESSAGE = 1000  # characters: a column may have thousands of categories, and a model thousands of columns
 
 Location = tuple[str | int, ...]
+"""Where in a request something is."""
+
+OfARow = FeatureCountMismatch | FeaturesNotFinite | PredictionNotFinite
+"""The errors of a row that fits its schema."""
 
 
 def as_response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
@@ -54,6 +64,10 @@ PROBLEM_OF: dict[type[WeighbridgeError], Problem] = {
     FeaturesNotFinite: Problem.FEATURES_NOT_FINITE,
     TooManyRows: Problem.TOO_MANY_ROWS,
     PredictionNotFinite: Problem.PREDICTION_NOT_FINITE,
+    ModelNotFound: Problem.MODEL_NOT_FOUND,
+    VersionNotFound: Problem.VERSION_NOT_FOUND,
+    VersionNotLive: Problem.VERSION_NOT_LIVE,
+    InferenceFailed: Problem.INFERENCE_FAILED,
     NotReady: Problem.NOT_READY,
 }
 
@@ -64,8 +78,13 @@ Stated = WeighbridgeError | RefusedRequest | HTTPException
 STATED = (WeighbridgeError, RefusedRequest, HTTPException)
 
 
-def reply_to(exc: Stated, request_id: str) -> Reply:
-    """The reply to an error that the domain, the application or an endpoint states."""
+def among_instances(exc: OfARow, _body: object) -> Location:
+    """Where a row is that came as `features`, or as one of `instances`."""
+    return ("body", "features") if exc.row is None else ("body", "instances", exc.row)
+
+
+def reply_to(exc: Stated, request_id: str, loc: Location = ("body",)) -> Reply:
+    """The reply to an error that the domain, the application or an endpoint states; `loc` is where the row is."""
     if isinstance(exc, RefusedRequest):
         return exc.problem.reply(str(exc), request_id)
     if isinstance(exc, HTTPException):
@@ -76,8 +95,7 @@ def reply_to(exc: Stated, request_id: str) -> Reply:
         return problem.reply(detail, request_id)
     problem = PROBLEM_OF[type(exc)]
     errors = []
-    if isinstance(exc, FeatureCountMismatch | FeaturesNotFinite | PredictionNotFinite):
-        loc: Location = ("body", "features") if exc.row is None else ("body", "instances", exc.row)
+    if isinstance(exc, OfARow):
         errors.append({"loc": loc, "code": problem.code, "message": str(exc)})
     return problem.reply(str(exc), request_id, errors)
 
@@ -98,11 +116,15 @@ def reply_to_items(items: Iterable[Mapping[str, Any]], request_id: str, accepted
         loc, code, message = item["loc"], item["type"], item["msg"]
         if code == "extra_forbidden":  # the last part of its place is the client's own key
             loc, message = loc[:-1], f"expected only the keys {', '.join(accepted)}, got others"
-        errors[loc, code] = {"loc": loc, "code": code, "message": message}
+        errors[loc, code] = {"loc": loc, "code": code, "message": _shortened(message)}
     first, *others = errors.values()
     problem = Problem.JSON_INVALID if first["code"] == "json_invalid" else Problem.INPUT_INVALID
     more = f" (and {len(others)} more, see errors)" if others else ""
     return problem.reply(f"{'.'.join(map(str, first['loc']))}: {first['message']}{more}", request_id, [first, *others])
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} and so on"
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -110,6 +132,8 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> Response:
+        if exc.status_code == HTTPStatus.NOT_FOUND and _names_no_model(request):
+            return as_response(reply_to(ModelNotFound(), request.state.request_id))
         headers = dict(exc.headers or {})
         if "GET" in headers.get("Allow", ""):
             headers["Allow"] = ", ".join(sorted({"HEAD", *headers["Allow"].split(", ")}))
@@ -123,3 +147,9 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(WeighbridgeError)
     async def stated(request: Request, exc: WeighbridgeError | RefusedRequest) -> Response:
         return as_response(reply_to(exc, request.state.request_id))
+
+
+def _names_no_model(request: Request) -> bool:
+    """Whether the path is beneath the models, but not beneath one of them: so every bad name gets the same reply."""
+    _, first, *rest = request.scope["path"].split("/")
+    return first == "models" and bool(rest) and rest[0] not in request.app.state.container.models().catalogue

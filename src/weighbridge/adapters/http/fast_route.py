@@ -7,7 +7,8 @@ Any other takes FastAPI's ordinary way, and `obstacle` says why.
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import iscoroutinefunction, signature
 from itertools import cycle
 from time import perf_counter
@@ -21,10 +22,20 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from weighbridge.adapters.http.dependencies import ApplicationScoped
-from weighbridge.adapters.http.errors import STATED, as_response, reply_to, reply_to_invalid
+from weighbridge.adapters.http.errors import (
+    STATED,
+    Location,
+    OfARow,
+    among_instances,
+    as_response,
+    reply_to,
+    reply_to_invalid,
+)
 from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply
-from weighbridge.adapters.metrics import Durations, RequestMetrics
+from weighbridge.adapters.metrics import NO_MODEL, Durations, Model
+from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.application.readiness import NotReady
+from weighbridge.domain.errors import InferenceFailed
 
 Headers = Mapping[bytes, bytes]
 """Names in lower case; the values of repeated ones joined by a comma."""
@@ -37,12 +48,55 @@ _ONE_IN = 16  # of the requests that have a body are timed by stage: timing all 
 _JSON = re.compile(rb'application/json(\s*;\s*charset\s*=\s*("utf-8"|utf-8))?\s*', re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is done with a body.
+
+    `read` makes a value of headers and body, or raises ValidationError or RefusedRequest; `score` makes an answer of
+    it, or raises an error of STATED; `write` gives the answer's media type and bytes. `accepted` are the keys that a
+    body may have, and `locate` says where in it a row is.
+    """
+
+    read: Callable[[Headers, bytes | bytearray], Any]
+    score: Callable[..., Any]
+    write: Callable[[Any, Headers], tuple[bytes, bytes]]
+    accepted: Iterable[str]
+    locate: Callable[[OfARow, Any], Location] = among_instances
+
+    def compiled(self, path: str, model: Model, telemetry: RequestTelemetry, *others: Any, status: int = 200) -> Call:
+        """The steps as one function, timed as stages of the route with this path; `score` is given `others`, too."""
+        accepted, locate = self.accepted, self.locate
+        durations = telemetry.metrics.stages(path, model)
+        next_stages = _timed_now_and_then((self.read, self.score, self.write), durations)
+
+        def answer(headers: Headers, body: bytes | bytearray, request_id: str) -> Reply:
+            read, score, write = next_stages()
+            try:
+                value = read(headers, body)
+            except ValidationError as exc:
+                return reply_to_invalid(exc, request_id, accepted)
+            except RefusedRequest as exc:
+                return reply_to(exc, request_id)
+            try:
+                return status, *write(score(value, *others), headers)
+            except InferenceFailed as exc:
+                telemetry.failed(exc, request_id=request_id)
+                return reply_to(exc, request_id)
+            except STATED as exc:
+                return reply_to(exc, request_id, locate(exc, value) if isinstance(exc, OfARow) else ())
+
+        return answer
+
+
 class FastRoute(APIRoute):
     """An APIRoute that answers by the compiled form of its endpoint, where it has one.
 
     A body's model may have a classmethod `read(headers, body)` that makes it from other forms than JSON, or faster;
     a reply's type a method `write(headers)` that gives media type and bytes. Both roads use them.
     """
+
+    model: Model = NO_MODEL
+    """Which one answers; requests to a route that asks none never wait."""
 
     @property
     def obstacle(self) -> str | None:
@@ -88,25 +142,10 @@ class FastRoute(APIRoute):
 
             return answer
 
-        model = cast("type[BaseModel]", self.dependant.body_params[0].field_info.annotation)
-        read = getattr(model, "read", None) or _json_reader(model)
-        metrics: RequestMetrics = ApplicationScoped("metrics").of(app)
-        next_stages = _timed_now_and_then((read, endpoint, write), metrics.stages(self.path))
-
-        def answer_body(headers: Headers, body: bytes | bytearray, request_id: str) -> Reply:
-            read, score, write = next_stages()
-            try:
-                value = read(headers, body)
-            except ValidationError as exc:
-                return reply_to_invalid(exc, request_id, model.model_fields)
-            except RefusedRequest as exc:
-                return reply_to(exc, request_id)
-            try:
-                return status, *write(score(value, *others), headers)
-            except STATED as exc:
-                return reply_to(exc, request_id)
-
-        return answer_body
+        body = cast("type[BaseModel]", self.dependant.body_params[0].field_info.annotation)
+        read = getattr(body, "read", None) or _json_reader(body)
+        steps = Steps(read, endpoint, write, body.model_fields)
+        return steps.compiled(self.path, self.model, ApplicationScoped("telemetry").of(app), *others, status=status)
 
     def _writes_its_own_way(self) -> bool:
         return bool(
@@ -129,10 +168,16 @@ class FastRoute(APIRoute):
             call: Call | None = request.app.state.calls.get(endpoint)
             if call is None:
                 raise NotReady("starting")
-            body = await _read(request) if takes_body else b""
-            return as_response(call(joined(request.scope["headers"]), body, request.state.request_id))
+            request.state.model = self.model
+            return await answer(call, request, takes_body=takes_body)
 
         return handle
+
+
+async def answer(call: Call, request: Request, *, takes_body: bool = True) -> Response:
+    """The reply of a compiled route, as ASGI servers take it. Raises RefusedRequest."""
+    body = await _read(request) if takes_body else b""
+    return as_response(call(joined(request.scope["headers"]), body, request.state.request_id))
 
 
 def compile_routes(app: FastAPI) -> list[tuple[FastRoute, Call]]:

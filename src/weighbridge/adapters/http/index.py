@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict
 
 from weighbridge import __version__
 from weighbridge.adapters.http.fast_route import FastRoute
+from weighbridge.adapters.http.model_routes import ModelsDep
 
 router = APIRouter(route_class=FastRoute, tags=["index"])
 
@@ -14,6 +15,7 @@ class Links(BaseModel):
 
     docs: str = "/docs"
     health: str = "/health"
+    models: str = "/models"
     openapi: str = "/openapi.json"
 
 
@@ -27,7 +29,7 @@ class Index(BaseModel):
                     "name": "weighbridge",
                     "version": __version__,
                     "models": ["default"],
-                    "links": {"docs": "/docs", "health": "/health", "openapi": "/openapi.json"},
+                    "links": {"docs": "/docs", "health": "/health", "models": "/models", "openapi": "/openapi.json"},
                 }
             ]
         }
@@ -40,6 +42,6 @@ class Index(BaseModel):
 
 
 @router.get("/")
-def index() -> Index:
+def index(models: ModelsDep) -> Index:
     """Name the service, its live models and where to read on."""
-    return Index(models=["default"])
+    return Index(models=list(models.live))

@@ -1,5 +1,7 @@
 """The service's description of itself: /openapi.json, and /docs with assets that need no internet."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -9,20 +11,33 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
+from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.errors import ProblemDetails
 from weighbridge.adapters.http.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 
+SCHEMAS = "#/components/schemas/{model}"
+"""Where in the document a schema is, by its name."""
+
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A part of the document: path items by their paths, and schemas by their names."""
+
+    paths: dict[str, Any]
+    schemas: dict[str, Any]
+
+
 @router.get("/openapi.json")
-async def schema(request: Request) -> JSONResponse:
+async def schema(request: Request) -> Response:
     """The OpenAPI document."""
-    return JSONResponse(describe(request.app))
+    document: bytes = ApplicationScoped("models").of(request.app).document(request.app)
+    return Response(document, media_type="application/json")
 
 
 @router.get("/docs")
@@ -74,10 +89,20 @@ def _example(kind: Problem) -> dict[str, Any]:
     return dict(orjson.loads(body))
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of `app`."""
+def describe(app: FastAPI, parts: Iterable[Described] = ()) -> dict[str, Any]:
+    """The OpenAPI document of `app`, and of `parts` that it does not have as routes of its own."""
+    if app.openapi_schema is None:
+        app.openapi_schema = _describe_routes(app)
+    paths, components = {**app.openapi_schema["paths"]}, {**app.openapi_schema["components"]["schemas"]}
+    for part in parts:
+        paths |= part.paths
+        components |= part.schemas
+    return {**app.openapi_schema, "paths": paths, "components": {"schemas": components}}
+
+
+def _describe_routes(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = ProblemDetails.model_json_schema(ref_template=SCHEMAS)
     nested = schema.pop("$defs")
     document["components"]["schemas"] |= {ProblemDetails.__name__: schema} | nested
     return document

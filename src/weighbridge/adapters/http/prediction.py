@@ -14,11 +14,19 @@ from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_js
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.http.rows import read_batch
+from weighbridge.adapters.metrics import EMBEDDED
 
 BINARY = b"application/octet-stream"
 _DOUBLE = np.dtype("<f8")
 
-router = APIRouter(route_class=FastRoute, tags=["prediction"])
+
+class EmbeddedRoute(FastRoute):
+    """A route to the embedded model."""
+
+    model = EMBEDDED
+
+
+router = APIRouter(route_class=EmbeddedRoute, tags=["prediction"])
 
 # A list stops at its first bad item: to name each of millions would cost more memory than the body.
 Numbers = Annotated[list[float], FailFast()]

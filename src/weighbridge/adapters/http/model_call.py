@@ -1,0 +1,82 @@
+"""What a request to a trained model is made into: rows from bytes, scores, and bytes again."""
+
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import TypeAdapter
+
+from weighbridge.adapters.http.errors import Location, OfARow
+from weighbridge.adapters.http.fast_route import Headers, Steps, check_is_json
+from weighbridge.adapters.http.signature_types import SignatureTypes
+from weighbridge.application.registry import Served
+from weighbridge.domain.batch import Outputs
+from weighbridge.domain.errors import FeatureCountMismatch
+from weighbridge.domain.signature import Signature
+
+_JSON_SPACE = b" \t\r\n"
+
+
+class Asked(NamedTuple):
+    """Rows as `Batch` wants them; `alone` when the body is one row and no array."""
+
+    rows: list[Any]
+    alone: bool
+
+
+def steps(served: Served, types: SignatureTypes) -> Steps:
+    """What is done with the body of a request for predictions."""
+    signature = served.signature
+    accepted = [column.name for column in signature.inputs]
+    return Steps(_reader(signature, types), _scorer(served), _writer(served), accepted, _place)
+
+
+def _reader(signature: Signature, types: SignatureTypes) -> Callable[[Headers, bytes | bytearray], Asked]:
+    validate_row = TypeAdapter(types.row).validator.validate_json
+    validate_rows = TypeAdapter(types.rows).validator.validate_json
+    values = _values(signature)
+
+    def read(headers: Headers, body: bytes | bytearray) -> Asked:
+        check_is_json(headers)
+        if body[:1] == b"[" or body.lstrip(_JSON_SPACE)[:1] == b"[":
+            return Asked([values(row) for row in validate_rows(body)], alone=False)
+        return Asked([values(validate_row(body))], alone=True)
+
+    return read
+
+
+def _values(signature: Signature) -> Callable[[Mapping[str, Any]], Any]:
+    """From a row by names to one that `Batch` takes."""
+    first, *others = (column.name for column in signature.inputs)
+    if others or signature.vector is not None:
+        return itemgetter(first, *others)
+    return lambda row: (row[first],)
+
+
+def _scorer(served: Served) -> Callable[[Asked], tuple[Outputs, bool]]:
+    return lambda asked: (served(asked.rows), asked.alone)
+
+
+def _writer(served: Served) -> Callable[[tuple[Outputs, bool], Headers], tuple[bytes, bytes]]:
+    about = {"status": "success", "model": served.name, "version": served.version}
+    names = [column.name for column in served.signature.outputs]
+
+    def write(answer: tuple[Outputs, bool], _headers: Headers) -> tuple[bytes, bytes]:
+        outputs, alone = answer
+        rows = outputs[0].tolist() if len(outputs) == 1 else _by_name(names, outputs)
+        content = {"prediction": rows[0], **about} if alone else {"predictions": rows, **about}
+        return b"application/json", orjson.dumps(content)
+
+    return write
+
+
+def _by_name(names: list[str], outputs: Outputs) -> list[dict[str, Any]]:
+    return [dict(zip(names, row, strict=True)) for row in zip(*(values.tolist() for values in outputs), strict=True)]
+
+
+def _place(error: OfARow, asked: Asked) -> Location:
+    """Where in the body the row is; only its place in an array is not told by the model."""
+    row = () if asked.alone else (error.row or 0,)
+    column = (error.column,) if isinstance(error, FeatureCountMismatch) else ()
+    return ("body", *row, *column)

@@ -1,0 +1,65 @@
+"""What /openapi.json says of one version of a model: its two paths, with schemas and examples of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from weighbridge.adapters.http.openapi import SCHEMAS, Described, problems
+from weighbridge.adapters.http.problems import Problem
+from weighbridge.adapters.http.signature_types import SignatureTypes, example
+from weighbridge.domain.signature import Signature
+
+LIVE = "/models/{name}/predict"
+VERSIONED = "/models/{name}/versions/{version}/predict"
+
+_REFUSALS = (
+    Problem.BAD_REQUEST,
+    Problem.FEATURE_COUNT_MISMATCH,
+    Problem.MODEL_NOT_FOUND,
+    Problem.VERSION_NOT_FOUND,
+    Problem.VERSION_NOT_LIVE,
+    Problem.BODY_TOO_LARGE,
+    Problem.TOO_MANY_ROWS,
+    Problem.UNSUPPORTED_MEDIA_TYPE,
+    Problem.JSON_INVALID,
+    Problem.INPUT_INVALID,
+    Problem.PREDICTION_NOT_FINITE,
+    Problem.INFERENCE_FAILED,
+    Problem.OVERLOADED,
+    Problem.DEADLINE_EXCEEDED,
+)
+
+
+def describe_model(name: str, version: str, signature: Signature, golden: Mapping[str, Any] | None = None) -> Described:
+    """The paths and schemas of a version; `golden` is a row that is known to fit, otherwise one is made up."""
+    body, reply, schemas = SignatureTypes(name, version, signature).schemas(SCHEMAS)
+    row = example(signature.inputs) if golden is None else golden
+    operation = {
+        "tags": ["models"],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": body,
+                    "examples": {"row": {"value": row}, "rows": {"value": [row]}},
+                }
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The prediction, or one for each row",
+                "content": {"application/json": {"schema": reply}},
+            },
+            **{str(status): response for status, response in problems(*_REFUSALS).items()},
+        },
+    }
+    live = {"summary": f"Predict with {name}", "operationId": f"predict_{name}", **operation}
+    versioned = {
+        "summary": f"Predict with version {version} of {name}",
+        "operationId": f"predict_{name}_{version}",
+        **operation,
+    }
+    paths = {
+        template.format(name=name, version=version): {"post": post}
+        for template, post in ((LIVE, live), (VERSIONED, versioned))
+    }
+    return Described(paths, schemas)

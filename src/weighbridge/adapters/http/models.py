@@ -1,0 +1,107 @@
+"""The models of one process as HTTP has them: opened in any thread, and swapped in between two requests."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+from fastapi import FastAPI
+
+from weighbridge.adapters.http.fast_route import Call
+from weighbridge.adapters.http.model_call import steps
+from weighbridge.adapters.http.model_description import LIVE, VERSIONED, describe_model
+from weighbridge.adapters.http.openapi import Described, describe
+from weighbridge.adapters.http.signature_types import SignatureTypes
+from weighbridge.adapters.metrics import Model
+from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntry, VersionState
+from weighbridge.application.registry import ModelRegistry, Served
+from weighbridge.domain.errors import VersionNotFound, VersionNotLive
+from weighbridge.domain.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A version of a model that can answer requests: `calls` by the templates of their paths.
+
+    It is freed with the last request that holds it: nothing of it is in a cycle, which only the collector would break.
+    """
+
+    served: Served
+    calls: Mapping[str, Call]
+    described: Described
+
+    @property
+    def label(self) -> Model:
+        """By what its requests are counted."""
+        return Model(self.served.name, self.served.version)
+
+    def path(self, template: str) -> str:
+        """One of its paths."""
+        return template.format(name=self.served.name, version=self.served.version)
+
+
+class ModelHost:
+    """Opens versions of models and makes them live; all but `open` is for the event loop alone."""
+
+    def __init__(self, registry: ModelRegistry, telemetry: RequestTelemetry) -> None:
+        self._registry = registry
+        self._telemetry = telemetry
+        self._opened: Mapping[str, Opened] = {}
+        self._document: bytes | None = None
+        self._told: Catalogue = {}
+        self.on_install: Callable[[Opened], None] = lambda _: None
+
+    @property
+    def live(self) -> dict[str, str]:
+        """The versions that answer requests, by the names of their models."""
+        return {name: served.version for name, served in sorted(self._registry.live.items())}
+
+    def open(self, name: str, version: str) -> Opened:
+        """Load a version and compile its routes, in any thread. Raises ModelRefused."""
+        served = self._registry.load(name, version)
+        done = steps(served, SignatureTypes(name, version, served.signature))
+        label = Model(name, version)
+        calls = {path: done.compiled(path, label, self._telemetry) for path in (LIVE, VERSIONED)}
+        return Opened(served, calls, describe_model(name, version, served.signature))
+
+    def install(self, opened: Opened) -> None:
+        """Have a version answer all requests that begin from now on."""
+        self._registry.install(opened.served)
+        self._opened = {**self._opened, opened.served.name: opened}
+        self._document = None
+        self.on_install(opened)
+
+    def tell(self, catalogue: Catalogue) -> None:
+        """What is known of all models from now on."""
+        self._told = catalogue
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is known of all models: of one of which nothing was told, that its version is live."""
+        untold = {
+            name: ModelEntry(name, version, None, (VersionEntry(version, VersionState.LIVE),))
+            for name, version in self.live.items()
+        }
+        return {**untold, **self._told}
+
+    def find(self, name: str, version: str | None = None) -> Opened:
+        """The version that is live. Raises ModelNotFound; VersionNotFound, VersionNotLive if another was asked for."""
+        try:
+            served = self._registry.find(name, version)
+        except VersionNotFound as exc:
+            entry = self.catalogue.get(name)
+            if entry is not None and version in {known.version for known in entry.versions}:
+                raise VersionNotLive(live=self._registry.live[name].version) from exc
+            raise
+        return self._opened[served.name]
+
+    def signature(self, name: str) -> Signature | None:
+        """What the live version of a model takes and gives; None where no version is live."""
+        opened = self._opened.get(name)
+        return None if opened is None else opened.served.signature
+
+    def document(self, app: FastAPI) -> bytes:
+        """The OpenAPI document of `app` and of all that is live; it is made once for each change."""
+        if self._document is None:
+            self._document = orjson.dumps(describe(app, [opened.described for opened in self._opened.values()]))
+        return self._document

@@ -1,0 +1,286 @@
+"""The directory of models: `<name>/<version>/model.toml` with the artefact beside it, and `<name>/rollout.toml`.
+
+Whatever is in it may be hostile: every part of a path is opened inside the directory before it, and symbolic links are
+not followed. Only the directory of models itself may be one. No numpy here: the supervisor looks into it, too.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from weighbridge.adapters.manifest import MANIFEST, NAME, ROLLOUT, VERSION, Manifest, Rollout, order
+from weighbridge.application.catalogue import EMBEDDED
+from weighbridge.domain.errors import ModelRefused
+
+_MOST_TOML_BYTES = 1024**2
+_MOST_PRINTED = 64
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # neither a pipe nor a terminal is waited for
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFREG: "a file",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_MISSING = {errno.ENOENT: "nothing", errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundVersion:
+    """A version as it lies there. `reason` is why it cannot be served, None if manifest and digest are in order.
+
+    `sha256` is the digest of the artefact, if there is one; `fingerprint` changes whenever manifest or artefact do.
+    """
+
+    sha256: str | None = None
+    reason: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model as it lies there, its versions in numeric order; `problem` is why nothing of it can be live.
+
+    What is no version by its name, or has the number of another one, comes after those that are, in a printable form.
+    """
+
+    rollout: Rollout | None
+    problem: str | None
+    versions: Mapping[str, FoundVersion]
+
+    @property
+    def wanted(self) -> str | None:
+        """The version that should be live, whatever is wrong with it: what the rollout says, else the highest."""
+        if self.problem is not None:
+            return None
+        if self.rollout is not None:
+            return self.rollout.live
+        proper, _ = _by_number(self.versions)
+        return proper[-1] if proper else None
+
+
+class Repository:
+    """The models in the directory `root`; without one there are none. For any thread."""
+
+    def __init__(self, root: str | os.PathLike[str] | None) -> None:
+        self._root = None if root is None else Path(root)
+        self._digests: Mapping[tuple[int, ...], str] = {}
+
+    def scan(self) -> dict[str, FoundModel]:
+        """All that is there. Digests are computed again only for files that have changed.
+
+        Raises ModelRefused when the directory itself cannot be read.
+        """
+        if self._root is None:
+            return {}
+        digests: dict[tuple[int, ...], str] = {}
+        with self._opened() as root:
+            found = {name: self._model(root, name, digests) for name in _listed(root, "models") if NAME.fullmatch(name)}
+        self._digests = digests  # without those of files that are gone
+        return found
+
+    def strangers(self) -> list[str]:
+        """What is no model by its name and passed over for it, a sentence each. Raises ModelRefused."""
+        if self._root is None:
+            return []
+        with self._opened() as root:
+            return [
+                f"models/{_printable(name)}: expected a name of at most 128 letters, digits, dots, dashes and"
+                " underscores, got another"
+                for name in _listed(root, "models")
+                if not NAME.fullmatch(name)
+            ]
+
+    def manifest(self, name: str, version: str) -> Manifest:
+        """The manifest of a version. Raises ModelRefused."""
+        with self._opened(name, version) as directory:
+            return _manifest(directory, f"models/{name}/{version}")[0]
+
+    def artefact(self, name: str, version: str, manifest: Manifest) -> bytes:
+        """The artefact of a version, which has the manifest's digest; empty when there is none. Raises ModelRefused."""
+        if manifest.artefact is None:
+            return b""
+        path = f"models/{name}/{version}/{manifest.artefact}"
+        with (
+            self._opened(name, version) as directory,
+            _open(directory, manifest.artefact, path, stat.S_IFREG) as descriptor,
+        ):
+            artefact = _read(descriptor, os.fstat(descriptor).st_size, path)
+        _check_digest(hashlib.sha256(artefact).hexdigest(), manifest, path)
+        return artefact
+
+    def write_rollout(self, name: str, rollout: Rollout) -> None:
+        """Have `rollout.toml` say this from now on: whoever reads it meanwhile gets the old or the new one, whole.
+
+        Raises OSError where nothing can be written, and ModelRefused when the model is not there.
+        """
+        with self._opened(name) as directory:
+            temporary = f".{ROLLOUT}.{secrets.token_hex(4)}"
+            descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=directory)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    with suppress(FileNotFoundError):  # the permissions stay as they were
+                        before = os.stat(ROLLOUT, dir_fd=directory, follow_symlinks=False)
+                        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+                    file.write(rollout.render())
+                    file.flush()
+                    os.fsync(descriptor)
+                os.rename(temporary, ROLLOUT, src_dir_fd=directory, dst_dir_fd=directory)
+            except OSError:
+                os.unlink(temporary, dir_fd=directory)
+                raise
+            os.fsync(directory)  # the name, too, outlives a power cut
+
+    @contextmanager
+    def _opened(self, *names: str) -> Iterator[int]:
+        """The directory of all models, of one, or of a version, by its names. Raises ModelRefused."""
+        for name, pattern, what in zip(names, (NAME, VERSION), ("the name of a model", "a version"), strict=False):
+            if not pattern.fullmatch(name):
+                raise ModelRefused(f"models: expected {what}, got {_printable(name)}")
+        if self._root is None:
+            raise ModelRefused("models: expected a directory, got none; set WEIGHBRIDGE_MODELS")
+        with ExitStack() as stack:
+            with _told("models", "a directory"):
+                directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, directory)
+            path = "models"
+            for name in names:
+                path = f"{path}/{name}"
+                directory = stack.enter_context(_open(directory, name, path, stat.S_IFDIR))
+            yield directory
+
+    def _model(self, root: int, name: str, digests: dict[tuple[int, ...], str]) -> FoundModel:
+        if name == EMBEDDED.name:
+            return FoundModel(None, f"models/{name}: expected another name, got that of the embedded model", {})
+        path = f"models/{name}"
+        versions: dict[str, FoundVersion] = {}
+        try:
+            with _open(root, name, path, stat.S_IFDIR) as directory:
+                proper, others = _by_number(_listed(directory, path))
+                for version in proper:
+                    versions[version] = self._version(directory, f"{path}/{version}", version, digests)
+                for entry, reason in others.items():
+                    versions[_printable(entry)] = FoundVersion(reason=f"{path}/{_printable(entry)}: {reason}")
+                return FoundModel(_rollout(directory, path), None, versions)
+        except ModelRefused as exc:
+            return FoundModel(None, str(exc), versions)
+
+    def _version(self, model: int, path: str, version: str, digests: dict[tuple[int, ...], str]) -> FoundVersion:
+        try:
+            with _open(model, version, path, stat.S_IFDIR) as directory:
+                manifest, fingerprint = _manifest(directory, path)
+                if manifest.artefact is not None:
+                    file = f"{path}/{manifest.artefact}"
+                    with _open(directory, manifest.artefact, file, stat.S_IFREG) as descriptor:
+                        _check_digest(self._digest(descriptor, file, digests), manifest, file)
+                return FoundVersion(sha256=manifest.sha256, fingerprint=fingerprint)
+        except ModelRefused as exc:
+            return FoundVersion(reason=str(exc))
+
+    def _digest(self, descriptor: int, path: str, digests: dict[tuple[int, ...], str]) -> str:
+        status = os.fstat(descriptor)
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        digest = self._digests.get(key)
+        if digest is None:
+            with _told(path, "a file that can be read"), os.fdopen(descriptor, "rb", closefd=False) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[key] = digest
+        return digest
+
+
+def _by_number(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Versions in numeric order; and what is none, or has the number of another one, with the reason."""
+    numbered: dict[tuple[int, ...], str] = {}
+    others: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (len(name), name)):  # 1 before 01
+        if not VERSION.fullmatch(name):
+            others[name] = "expected a version such as 2 or 1.10, got another name"
+        elif numbered.setdefault(order(name), name) != name:
+            others[name] = f"expected a number of its own, got that of {numbered[order(name)]}"
+    return [version for _, version in sorted(numbered.items())], others
+
+
+def _listed(directory: int, path: str) -> list[str]:
+    """What is in a directory, less plain files and what is hidden: so is what is still being written."""
+    with _told(path, "a directory that can be read"), os.scandir(directory) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and not entry.is_file(follow_symlinks=False)
+        )
+
+
+@contextmanager
+def _told(path: str, expected: str) -> Iterator[None]:
+    """Tells of an operation on a file that fails. Raises ModelRefused."""
+    try:
+        yield
+    except OSError as exc:
+        got = _MISSING.get(exc.errno or 0, exc.strerror)
+        raise ModelRefused(f"{path}: expected {expected}, got {got}") from exc
+
+
+@contextmanager
+def _open(directory: int, name: str, path: str, kind: int) -> Iterator[int]:
+    """The descriptor of what must be of this kind. Raises ModelRefused."""
+    with _told(path, _KINDS[kind]):
+        descriptor = os.open(name, _FLAGS, dir_fd=directory)
+    try:
+        got = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if got != kind:
+            raise ModelRefused(f"{path}: expected {_KINDS[kind]}, got {_KINDS[got]}")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, most: int, path: str) -> bytes:
+    with _told(path, "a file that can be read"), os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read(most)
+
+
+def _read_toml(directory: int, name: str, path: str) -> bytes:
+    """Raises ModelRefused."""
+    with _open(directory, name, path, stat.S_IFREG) as descriptor:
+        text = _read(descriptor, _MOST_TOML_BYTES + 1, path)
+    if len(text) > _MOST_TOML_BYTES:
+        raise ModelRefused(f"{path}: expected at most {_MOST_TOML_BYTES} bytes, got more")
+    return text
+
+
+def _manifest(directory: int, path: str) -> tuple[Manifest, str]:
+    """The manifest in a version's directory, and its digest. Raises ModelRefused."""
+    file = f"{path}/{MANIFEST}"
+    text = _read_toml(directory, MANIFEST, file)
+    return Manifest.read(text, file), hashlib.sha256(text).hexdigest()
+
+
+def _rollout(directory: int, path: str) -> Rollout | None:
+    """The rollout in a model's directory, None without one. Raises ModelRefused."""
+    file = f"{path}/{ROLLOUT}"
+    try:
+        text = _read_toml(directory, ROLLOUT, file)
+    except ModelRefused as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            return None
+        raise
+    return Rollout.parse(text, file)
+
+
+def _check_digest(digest: str, manifest: Manifest, path: str) -> None:
+    """Raises ModelRefused."""
+    if digest != manifest.sha256:
+        raise ModelRefused(f"{path}: expected the sha256 {manifest.sha256}, got {digest}")
+
+
+def _printable(name: str) -> str:
+    """A name that may hold anything, for a message."""
+    text = ascii(name)[1:-1]
+    return text if len(text) <= _MOST_PRINTED else f"{text[:_MOST_PRINTED]}..."

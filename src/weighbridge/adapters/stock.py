@@ -1,0 +1,33 @@
+"""What is live, and what is known of it, where no supervisor says so: as it lies in the repository."""
+
+from collections.abc import Mapping
+
+from weighbridge.adapters.repository import FoundModel
+from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntry, VersionState
+from weighbridge.domain.errors import ModelRefused
+
+
+def wanted(found: Mapping[str, FoundModel]) -> dict[str, str]:
+    """The version of each model that should be live. Raises ModelRefused for a model that has none."""
+    live = {}
+    for name, model in found.items():
+        if model.wanted is None:
+            raise ModelRefused(model.problem or f"models/{name}: expected one or more versions, got none")
+        live[name] = model.wanted
+    return live
+
+
+def catalogue(found: Mapping[str, FoundModel], live: Mapping[str, str]) -> Catalogue:
+    """All that was found, of which these versions are live."""
+    return {name: _entry(name, model, live.get(name)) for name, model in found.items()}
+
+
+def _entry(name: str, model: FoundModel, live: str | None) -> ModelEntry:
+    versions = tuple(
+        VersionEntry(version, VersionState.LIVE)
+        if version == live
+        else VersionEntry(version, VersionState.REFUSED if entry.reason else VersionState.AVAILABLE, entry.reason)
+        for version, entry in model.versions.items()
+    )
+    previous = None if model.rollout is None else model.rollout.previous
+    return ModelEntry(name, live, previous, versions, model.problem)
