@@ -100,7 +100,9 @@ class Alone:
             async with asyncio.timeout(seconds):
                 await self._opening.prepare(name, version)
         except TimeoutError as exc:
-            raise ModelRefused(f"models/{name}/{version}: expected it to open within {seconds:g} s, it did not") from exc
+            raise ModelRefused(
+                f"models/{name}/{version}: expected it to open within {seconds:g} s, it did not"
+            ) from exc
 
     async def commit(self) -> None:
         """Serve it."""

@@ -21,7 +21,7 @@ class Lineup:
     @contextmanager
     def lent(self) -> Iterator[int]:
         """The descriptor of memory that holds the lineup, of any size, and that no file system has. Raises OSError."""
-        with open(os.memfd_create("weighbridge-lineup"), "wb", buffering=0) as file:
+        with os.fdopen(os.memfd_create("weighbridge-lineup"), "wb", buffering=0) as file:
             file.write(orjson.dumps(self))
             yield file.fileno()
 

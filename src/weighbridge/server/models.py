@@ -50,7 +50,7 @@ class Shelf(Protocol):
 
 
 class Prover(Protocol):
-    """Opens versions where that can do no harm."""
+    """Opens versions where that can do no harm, each once."""
 
     async def prove(self, name: str, version: str) -> None:
         """Open a version as a worker would. Raises ModelRefused."""
@@ -134,7 +134,6 @@ class Rollouts:
         self._prover = make_prover(settings)
         self._logger = logger
         self._standings: dict[str, _Standing] = {}
-        self._proven: set[tuple[str, str, str | None]] = set()
         self._operations = Counter[tuple[str, str, str]]()
         self._hosts: Hosts
         self._running: set[asyncio.Task[Any]] = set()
@@ -174,8 +173,9 @@ class Rollouts:
         return await self._run(self._reload(name))
 
     async def reconcile(self) -> None:
-        """Do the same for every model of which anything has changed; what is refused is logged. Raises Stopping."""
-        await self._run(self._reconcile())
+        """Do the same for every model of which anything has changed; what is refused is logged."""
+        with suppress(Stopping):
+            await self._run(self._reconcile())
 
     def stop(self) -> None:
         """Undo what is not decided yet, and refuse all else from now on."""
@@ -328,13 +328,10 @@ class Rollouts:
         standing.refused.pop(version, None)
 
     async def _prove(self, name: str, version: str, found: FoundVersion) -> None:
-        """Have a version proven, unless it has been. Raises ModelRefused."""
+        """Have a version proven whose files are in order. Raises ModelRefused."""
         if found.reason is not None:
             raise ModelRefused(found.reason)
-        known = name, version, found.fingerprint
-        if known not in self._proven:
-            await self._prover.prove(name, version)
-            self._proven.add(known)
+        await self._prover.prove(name, version)
 
     async def _persist(self, name: str, rollout: Rollout) -> bool:
         """Write the rollout, unless it is there; whether that could be done."""

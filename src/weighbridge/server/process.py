@@ -38,9 +38,7 @@ class WorkerProcess:
     `live` are the versions that it serves, by their models. Raises OSError when there is no process to be had.
     """
 
-    def __init__(
-        self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int
-    ) -> None:
+    def __init__(self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int) -> None:
         self.channel, self._far_end = Channel.pair()
         try:
             with lineup.lent() as written:
@@ -119,7 +117,7 @@ class WorkerProcess:
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
             while not answer.done() and not self.channel.send(word, f"{number} {text}"):
-                await asyncio.sleep(_RETRY_SECONDS)  # it has much to read
+                await asyncio.wait({answer}, timeout=_RETRY_SECONDS)  # it has much to read
             await answer
         finally:
             del self._asked[number]

@@ -281,10 +281,8 @@ class Supervisor:
                     await worker.ask(Word.PREPARE, f"{name} {version}")
             except TimeoutError as exc:
                 self._renew(worker)  # whatever it does there, it can only be ended with the process
-                seconds = self._settings.load_timeout
-                raise ModelRefused(
-                    f"models/{name}/{version}: expected every worker to open it within {seconds:g} s, got one that did not"
-                ) from exc
+                expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
+                raise ModelRefused(f"models/{name}/{version}: {expected}, got one that did not") from exc
             self._prepared.add(worker)
 
     async def commit(self) -> None:
@@ -317,9 +315,7 @@ class Supervisor:
 
     def _not_prepared(self) -> Iterator[WorkerProcess]:
         return (
-            worker
-            for worker in self._workers
-            if worker.state is WorkerState.READY and worker not in self._prepared
+            worker for worker in self._workers if worker.state is WorkerState.READY and worker not in self._prepared
         )
 
     def _renew(self, worker: WorkerProcess) -> None:
