@@ -1,3 +1,33 @@
 """Weighbridge: a trained model as a production HTTP service."""
 
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def package(model: Any, directory: str | Path, *, example: Any, trusted_types: Sequence[str] = ()) -> Path:
+    """Write a fitted model as a version that `weighbridge serve --models` can load; gives its directory.
+
+        weighbridge.package(model, "models/churn/1", example=X)
+
+    `model` is a fitted estimator or pipeline of scikit-learn, a model of XGBoost or LightGBM, the path of an ONNX file,
+    or a vector of weights. `directory` is that of models, the name of the model, and the version: a number, or up to
+    four with dots between them. It must not be there yet; what is above it is made.
+
+    `example` is one or more rows that the model takes: a pandas DataFrame with the columns that it was fitted on, or
+    numbers of shape (n, width). The names and types of inputs, their categories, and whether they may be null are told
+    from it, so it should hold a null wherever one may come. Up to five of its rows, with what the model predicts for
+    them, are written as golden rows: the service serves the model only if it predicts the same.
+
+    `trusted_types` are dotted names of types in a scikit-learn model that are not the library's own; whoever serves it
+    has to name them in WEIGHBRIDGE_TRUSTED_TYPES.
+
+    The artefact is data only: what has to run code of its own to be loaded is refused. The version is there as a whole
+    or not at all. Raises weighbridge.domain.errors.ModelRefused, which says what was expected, and OSError.
+    """
+    entrypoint: Any = import_module("weighbridge.entrypoints.package")  # nothing of this on `import weighbridge`
+    written: Path = entrypoint.package(model, directory, example=example, trusted_types=trusted_types)
+    return written

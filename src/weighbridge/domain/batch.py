@@ -46,7 +46,8 @@ class Batch:
         Raises ValueError for strings that are no categories.
         """
         if self.signature.vector is not None or all(_is_plain_number(column) for column in self.signature.inputs):
-            return np.asarray(self.rows, dtype)
+            width = sum(column.width or 1 for column in self.signature.inputs)
+            return np.asarray(self.rows, dtype).reshape(len(self.rows), width)  # no rows have a width, too
         return np.column_stack([self._numbers(place, dtype) for place in range(len(self.signature.inputs))])
 
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -66,7 +67,8 @@ class Batch:
         dtype = DTYPES[column.kind]
         if column.nullable:
             dtype = np.float64 if column.kind in (Kind.INT, Kind.FLOAT) else np.object_
-        return np.asarray(self._values(place), dtype)
+        values = np.asarray(self._values(place), dtype)
+        return values if column.width is None else values.reshape(len(self.rows), column.width)
 
     def _numbers(self, place: int, dtype: DTypeLike) -> NDArray[Any]:
         column = self.signature.inputs[place]
@@ -74,7 +76,7 @@ class Batch:
         if column.categories is not None:
             codes: dict[Any, float | None] = {category: code for code, category in enumerate(column.categories)}
             values = [codes.get(value) for value in values]
-        return np.asarray(values, dtype)
+        return np.asarray(values, dtype).reshape(len(self.rows), column.width or 1)
 
 
 def _is_plain_number(column: Column) -> bool:

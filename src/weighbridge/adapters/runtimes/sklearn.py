@@ -1,0 +1,139 @@
+"""scikit-learn's estimators and pipelines, as skops files: data, of types that are trusted by name."""
+
+import warnings
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import sklearn
+import skops
+import skops.io
+from sklearn.base import is_regressor
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from weighbridge.adapters.manifest import Manifest
+from weighbridge.adapters.runtimes import Packed, Trust
+from weighbridge.adapters.runtimes.outputs import as_output, no_rows
+from weighbridge.adapters.runtimes.sklearn_audit import TYPES, settle
+from weighbridge.application.ports import Model
+from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.signature import Column, Kind, Signature
+
+_METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba"}
+"""Outputs by the methods that give them."""
+
+_CLASSES = {"b": Kind.BOOL, "i": Kind.INT, "u": Kind.INT, "f": Kind.FLOAT}
+
+
+class SklearnModel:
+    """An estimator, or a pipeline, whose rows go through all but its last step only once."""
+
+    def __init__(self, signature: Signature, estimator: Any) -> None:
+        self.signature = signature
+        named = signature.vector is None and (
+            hasattr(estimator, "feature_names_in_") or any(column.kind is Kind.STRING for column in signature.inputs)
+        )
+        self._rows = _Frames(signature) if named else Batch.matrix
+        self._prepare = None
+        if type(estimator) is Pipeline and len(estimator) > 1:
+            self._prepare = estimator[:-1].transform
+            estimator = estimator[-1]
+        self._methods = [getattr(estimator, _METHODS[column.name]) for column in signature.outputs]
+
+    def predict(self, batch: Batch) -> Outputs:
+        """Score the rows. Raises whatever the estimator does."""
+        if not len(batch):
+            return tuple(no_rows(column) for column in self.signature.outputs)
+        with np.errstate(all="ignore"):  # what is not finite is judged by whoever asked
+            rows = self._rows(batch)
+            if self._prepare is not None:
+                rows = self._prepare(rows)
+            return tuple(
+                as_output(column, method(rows))
+                for column, method in zip(self.signature.outputs, self._methods, strict=True)
+            )
+
+
+class _Frames:
+    """Makes data frames of the types that a model was fitted with."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._pandas: Any = import_module("pandas")  # only what has named columns needs it
+        self._categories = {
+            column.name: self._pandas.CategoricalDtype(column.categories)
+            for column in signature.inputs
+            if column.categories is not None
+        }
+
+    def __call__(self, batch: Batch) -> Any:
+        return self._pandas.DataFrame({name: self._series(name, values) for name, values in batch.columns().items()})
+
+    def _series(self, name: str, values: Any) -> Any:
+        categories = self._categories.get(name)
+        if categories is not None:
+            return self._pandas.Categorical(values, dtype=categories)
+        if values.dtype == object:
+            return np.array([np.nan if value is None else value for value in values], dtype=object)
+        return values
+
+
+def takes(model: object) -> bool:
+    """Whether its type is scikit-learn's own, or derives from one that is."""
+    return any(base.__module__.partition(".")[0] == "sklearn" for base in type(model).__mro__)
+
+
+def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
+    """A fitted estimator as a skops file; of a search its best estimator. Raises ModelRefused."""
+    del inputs  # an estimator knows its own
+    model = getattr(model, "best_estimator_", model)
+    name = type(model).__name__
+    if not hasattr(model, "predict"):
+        raise ModelRefused(f"expected an estimator that can predict, got {name}")
+    try:
+        check_is_fitted(model)
+        artefact = skops.io.dumps(model)
+    except Exception as exc:
+        raise ModelRefused(f"expected a fitted estimator that skops can tell as data, got {name}: {exc}") from exc
+    libraries = {"scikit-learn": sklearn.__version__, "skops": skops.__version__}
+    return Packed(artefact, "model.skops", _outputs(model), libraries)
+
+
+def _outputs(model: Any) -> tuple[Column, ...]:
+    classes = getattr(model, "classes_", None)
+    if classes is None:
+        return (Column(name="prediction", kind=Kind.FLOAT if is_regressor(model) else Kind.INT),)
+    if not isinstance(classes, np.ndarray):
+        raise ModelRefused("expected a classifier of one label, got one of several; package one model for each")
+    if classes.dtype.kind in "UO" and all(isinstance(label, str) for label in classes):
+        label = Column(name="label", kind=Kind.STRING, categories=tuple(map(str, classes)))
+    elif classes.dtype.kind in _CLASSES:
+        label = Column(name="label", kind=_CLASSES[classes.dtype.kind])
+    else:
+        raise ModelRefused("expected classes that are texts, integers, floats or booleans, got others")
+    if not hasattr(model, "predict_proba"):
+        return (label,)
+    return label, Column(name="probabilities", kind=Kind.FLOAT, width=len(classes))
+
+
+def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+    """The estimator in a skops file. Raises ModelRefused, or whatever skops or scikit-learn do."""
+    if not artefact.startswith(b"PK"):
+        raise ModelRefused("expected a skops file, got another format; what could be a pickle is never loaded")
+    found = set(skops.io.get_untrusted_types(data=artefact))
+    strangers = sorted(found - TYPES - set(trust.types))
+    if strangers:
+        raise ModelRefused(
+            f"expected types of scikit-learn that are known to be harmless, got {', '.join(strangers)}; if you trust "
+            "them, name them in WEIGHBRIDGE_TRUSTED_TYPES"
+        )
+    warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
+    estimator = skops.io.loads(artefact, trusted=sorted(found))
+    settle(estimator)
+    signature = manifest.signature()
+    for column in signature.outputs:
+        if not hasattr(estimator, _METHODS.get(column.name, "")):
+            known = ", ".join(_METHODS)
+            raise ModelRefused(f"expected outputs that the estimator has, of {known}; got {column.name}")
+    return SklearnModel(signature, estimator)

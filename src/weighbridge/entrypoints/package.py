@@ -1,0 +1,170 @@
+"""From a fitted model in a notebook to a version that the service can load: `weighbridge.package`."""
+
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weighbridge.adapters.inference import infer
+from weighbridge.adapters.manifest import MANIFEST, NAME, VERSION, ColumnSpec, Golden, Manifest, RuntimeName, Value
+from weighbridge.adapters.runtimes import Packed, Trust, runtime
+from weighbridge.application.catalogue import EMBEDDED
+from weighbridge.domain.batch import Batch, Outputs, Rows
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.signature import Column, Signature
+
+_GOLDEN = 5
+_COMPARED = 1000
+
+_BY_LIBRARY: tuple[RuntimeName, ...] = ("onnx", "xgboost", "lightgbm", "sklearn")  # XGBClassifier is scikit-learn's, too
+_METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba"}
+
+
+def package(model: Any, directory: str | Path, *, example: Any, trusted_types: Sequence[str] = ()) -> Path:
+    """As `weighbridge.package` says."""
+    target = Path(directory).absolute()
+    _check_place(target)
+    described = infer(example)
+    name = _runtime_of(model)
+    library = runtime(name)
+    if not library.takes(model):
+        raise _unknown(model)
+    packed = library.pack(model, described.inputs)
+    draft = _manifest(name, packed, described.inputs, packed.outputs)
+    places = _spread(len(described.rows), _COMPARED)
+    rows = [described.rows[place] for place in places]
+    with warnings.catch_warnings():  # a runtime that loads may silence its library, in this process too
+        loaded = library.load(packed.artefact, draft, Trust(types=tuple(trusted_types)))
+        outputs = _predict(loaded, draft, rows)
+    columns = tuple(map(_as_wide_as, packed.outputs, outputs))
+    chosen = example.iloc[places] if hasattr(example, "iloc") else np.asarray(example)[places]
+    _compare(model, chosen, {column.name: values for column, values in zip(columns, outputs, strict=True)})
+    signature = Signature(described.inputs, columns)
+    golden = [_golden(signature, rows, outputs, place) for place in _spread(len(rows), _GOLDEN)]
+    manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden})
+    _write(target, {packed.file: packed.artefact, MANIFEST: manifest.render()})
+    return target
+
+
+def _manifest(
+    name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]
+) -> Manifest:
+    return Manifest(
+        runtime=name,
+        artefact=packed.file,
+        sha256=hashlib.sha256(packed.artefact).hexdigest(),
+        inputs=[ColumnSpec.of(column) for column in inputs],
+        outputs=[ColumnSpec.of(column) for column in outputs],
+        libraries={"python": platform.python_version(), **packed.libraries},
+    )
+
+
+def _as_wide_as(column: Column, values: NDArray[Any]) -> Column:
+    """An output as wide as what the model gives: of several targets it gives a vector."""
+    return replace(column, width=None if values.ndim == 1 else values.shape[1])
+
+
+def _check_place(target: Path) -> None:
+    name, version = target.parent.name, target.name
+    if not NAME.fullmatch(name) or not VERSION.fullmatch(version):
+        raise ModelRefused(f"expected a directory NAME/VERSION, such as models/churn/1, got {name}/{version}")
+    if name == EMBEDDED.name:
+        raise ModelRefused(f"expected a name other than {name}, which is the embedded model's")
+    if os.path.lexists(target):
+        raise _is_there(target)
+
+
+def _is_there(target: Path) -> ModelRefused:
+    return ModelRefused(f"expected a version that is not there yet, got {target}; versions stay: take the next number")
+
+
+def _unknown(model: object) -> ModelRefused:
+    kind = type(model)
+    return ModelRefused(
+        "expected a model of scikit-learn, XGBoost or LightGBM, an ONNX file, or a vector of weights, "
+        f"got {kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _runtime_of(model: object) -> RuntimeName:
+    libraries = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    for name in _BY_LIBRARY:
+        if name in libraries:
+            return name
+    return "onnx" if isinstance(model, str | Path) else "linear"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Places of at most `most` of `count` rows, from the first to the last."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
+def _predict(model: Any, manifest: Manifest, rows: Rows) -> Outputs:
+    try:
+        outputs: Outputs = model.predict(Batch(manifest.signature(), rows))
+    except Exception as exc:
+        raise ModelRefused(f"expected an example that the model takes, got one that it does not: {exc}") from exc
+    if any(values.dtype == np.float64 and not np.isfinite(values).all() for values in outputs):
+        raise ModelRefused("expected finite predictions for the example, got others")
+    return outputs
+
+
+def _compare(model: Any, example: Any, outputs: dict[str, NDArray[Any]]) -> None:
+    """That what was packed predicts as the model does, where that has scikit-learn's methods."""
+    if not hasattr(model, "get_params"):
+        return
+    for name, ours in outputs.items():
+        method = getattr(model, _METHODS.get(name, ""), None)
+        if method is None:
+            continue
+        theirs = np.asarray(method(example))
+        close = ours.dtype == np.float64 and np.issubdtype(theirs.dtype, np.number)
+        same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) if close else np.array_equal(ours, theirs)
+        if not same:
+            raise ModelRefused(f"expected the {name} that the model itself gives for the example, got others")
+
+
+def _golden(signature: Signature, rows: Rows, outputs: Outputs, place: int) -> Golden:
+    row = rows[place]
+    cells = [row] if signature.vector is not None else row
+    return Golden(
+        input={
+            column.name: _plain(value)
+            for column, value in zip(signature.inputs, cells, strict=True)
+            if value is not None
+        },
+        output={
+            column.name: _plain(values[place]) for column, values in zip(signature.outputs, outputs, strict=True)
+        },
+    )
+
+
+def _plain(value: Any) -> Value:
+    plain: Value = np.asarray(value, object).tolist() if not hasattr(value, "tolist") else value.tolist()
+    return plain
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    """Write a directory that is there as a whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".{target.name}.{secrets.token_hex(8)}"
+    draft.mkdir()
+    try:
+        for name, content in files.items():
+            with (draft / name).open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        draft.rename(target)
+    except OSError as exc:
+        shutil.rmtree(draft)
+        raise (_is_there(target) if target.exists() else exc) from exc
