@@ -53,7 +53,7 @@ class WorkerProcess:
         self.live = lineup.live
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
-        self.began = monotonic()
+        self._began = monotonic()
         self.came_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self._most_connections = most_connections
@@ -71,6 +71,11 @@ class WorkerProcess:
     def connections(self) -> int:
         """How many it holds, those on their way to it included."""
         return self._handed - self.scoreboard.vitals.closed
+
+    @property
+    def age(self) -> float:
+        """For how many seconds it has been there."""
+        return monotonic() - self._began
 
     @property
     def silent_seconds(self) -> float:

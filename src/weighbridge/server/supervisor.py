@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import randbelow
-from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
 
@@ -119,10 +118,9 @@ class Supervisor:
 
     def workers(self) -> list[WorkerReport]:
         """A report on each worker."""
-        now = monotonic()
         return [
             WorkerReport(
-                worker.pid, worker.state, round(now - worker.began, 3), worker.connections, slot.restarts, slot.reason
+                worker.pid, worker.state, round(worker.age, 3), worker.connections, slot.restarts, slot.reason
             )
             for worker, slot in self._workers.items()
         ]
@@ -262,7 +260,9 @@ class Supervisor:
         asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         for worker in list(self._workers):
             worker.look()
-            if worker.silent_seconds >= self._settings.hang_timeout:
+            if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
+                worker.kill(f"it has not come up within {self._longest_start:g} s")
+            elif worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
                 self._give(worker.never_received())
@@ -324,6 +324,11 @@ class Supervisor:
         slot.worker = None
         worker.retire(Word.RETIRE)
         self._fill(slot)
+
+    @property
+    def _longest_start(self) -> float:
+        """Seconds after which a worker should have come up: each of its models was opened in time before."""
+        return self._settings.load_timeout * (1 + len(self._rollouts.lineup.live))
 
     # Rolling
 
