@@ -436,5 +436,88 @@ TIMEOUTS = [
     ),
 ]
 
-CASES = [*CONTRACT, *JSON_BODIES, *MEDIA_TYPES, *PATHS, *TIMEOUTS]
-PATHS_TO_GET = ("/", "/health", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/assets/favicon.png")
+_NO_MODEL = "expected the name of a model, got another; see /models for those there are"
+_NO_VERSION = "version_not_found"
+_IN_A_VECTOR = [(name, b'{"features":[1,' + literal + b",3,4]}") for name, literal in NUMBERS_THAT_ARE_NONE.items()]
+_DEFAULT = "/models/default/predict"
+_EMBEDDED = "/models/default/versions/embedded/predict"
+_ABOUT = {"status": "success", "model": "default", "version": "embedded"}
+
+MODELS = [
+    *(
+        Case(f"{name} for {path}", "POST", path, 200, body, answer=answer)
+        for path in (_DEFAULT, _EMBEDDED, "/models/%64efault/predict")
+        for name, body, answer in (
+            ("a row", GOOD, {"prediction": -1.6875, **_ABOUT}),
+            ("an array of one row", b"[" + GOOD + b"]", {"predictions": [-1.6875], **_ABOUT}),
+            ("rows", b" [" + GOOD + b', {"features":[-0.0,4,0,0]}]', {"predictions": [-1.6875, -2.0], **_ABOUT}),
+        )
+    ),
+    *(_invalid(f"{name} in the row of a model", body, "features", 1, path=_DEFAULT) for name, body in _IN_A_VECTOR),
+    *(
+        _invalid(f"{name} in a row of a model", b"[" + GOOD + b"," + body + b"]", 1, "features", 1, path=_DEFAULT)
+        for name, body in _IN_A_VECTOR
+    ),
+    _invalid("no rows for a model", b"[]", path=_DEFAULT),
+    _invalid("null for a model", b"null", path=_DEFAULT),
+    _invalid("a row that is none for a model", b"[" + GOOD + b",[1,2,3,4]]", 1, path=_DEFAULT),
+    _invalid(
+        "an unknown key for a model",
+        b'{"features":[1,2,3,4],"scale_factor":1}',
+        path=_DEFAULT,
+        detail="body: expected only the keys features, got others",
+    ),
+    *(
+        Case(name, "POST", _DEFAULT, 422, body, code="json_invalid", loc=("body",))
+        for name, body in {
+            "a byte order mark for a model": b"\xef\xbb\xbf" + GOOD,
+            "100,000 arrays for a model": b"[" * 100_000,
+            "nothing for a model": b"",
+        }.items()
+    ),
+    *(
+        Case(name, "POST", path, 400, body, code="feature_count_mismatch", detail=detail, loc=("body", *loc))
+        for path in (_DEFAULT, _EMBEDDED)
+        for name, body, detail, loc in (
+            ("3 features for a model", b'{"features":[1,2,3]}', "expected 4 features, got 3", ("features",)),
+            (
+                "rows of unequal width for a model",
+                b"[" + GOOD + b',{"features":[1,2,3]}]',
+                "expected 4 features in row 1, got 3",
+                (1, "features"),
+            ),
+        )
+    ),
+    Case(
+        "a row that overflows in a model",
+        "POST",
+        _DEFAULT,
+        422,
+        b"[" + GOOD + b',{"features":[0,0,1.7e308,0]}]',
+        code="prediction_not_finite",
+        loc=("body", 1),
+    ),
+    *(
+        Case(f"POST {path}", "POST", path, 404, GOOD, code="model_not_found", detail=_NO_MODEL)
+        for name in ("nothing", "DEFAULT", "%00", "default%00", "%ff", "..%2f", "%E2%98%83", "n" * 4_000)
+        for path in (f"/models/{name}/predict", f"/models/{name}/versions/embedded/predict")
+    ),
+    *(
+        Case(f"GET {path}", "GET", path, 404, headers={}, code="model_not_found", detail=_NO_MODEL)
+        for path in ("/models/", "/models/nothing", "/models/%00", "/models/..%2f..%2fetc", "/models/nothing/else")
+    ),
+    _not_found("nothing of a model", "/models/default/nothing"),
+    *(
+        Case(f"version {version}", "POST", f"/models/default/versions/{version}/predict", 404, GOOD, code=_NO_VERSION)
+        for version in ("1", "Embedded", "%00", "%ff", "n" * 4_000)
+    ),
+    *(_wrong_method(method, path, "POST") for path in (_DEFAULT, _EMBEDDED) for method in ("GET", "HEAD", "PUT")),
+    *(
+        _wrong_method(method, path, "GET, HEAD")
+        for path in ("/models", "/models/default")
+        for method in ("POST", "PUT")
+    ),
+]
+
+CASES = [*CONTRACT, *JSON_BODIES, *MEDIA_TYPES, *PATHS, *TIMEOUTS, *MODELS]
+PATHS_TO_GET = ("/", "/health", "/livez", "/readyz", "/models", "/openapi.json", "/docs", "/docs/assets/favicon.png")

@@ -1,11 +1,12 @@
 """The bill of materials: what the service is made of, and the only place where it is put together."""
 
 from collections.abc import Mapping
+from functools import partial
 from operator import methodcaller
 
 from dependency_injector import containers, providers
 
-from weighbridge.adapters.embedded import EmbeddedFirst, EmbeddedModel
+from weighbridge.adapters.embedded import EmbeddedFirst, embedded_model
 from weighbridge.adapters.http.models import ModelHost
 from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.logs import start_logging
@@ -13,6 +14,7 @@ from weighbridge.adapters.metrics import RequestMetrics
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runtimes import Trust
 from weighbridge.adapters.series import MEMORY_BYTES
+from weighbridge.adapters.stock import golden_row
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.adapters.weights import SettingsWeights
 from weighbridge.application.predict import PredictUseCase
@@ -49,6 +51,7 @@ class Container(containers.DeclarativeContainer):
     weights = providers.Singleton(SettingsWeights, settings)
     loaded_weights = providers.Singleton(methodcaller("load"), weights)
     predict = providers.Singleton(PredictUseCase, weights=loaded_weights, max_rows=settings.provided.max_rows)
+    embedded = providers.Singleton(embedded_model, loaded_weights)
     repository = providers.Singleton(Repository, settings.provided.models)
     loader = providers.Singleton(
         Loader,
@@ -57,8 +60,8 @@ class Container(containers.DeclarativeContainer):
     )
     registry = providers.Singleton(
         ModelRegistry,
-        providers.Factory(EmbeddedFirst, providers.Factory(EmbeddedModel, loaded_weights), loader),
+        providers.Factory(EmbeddedFirst, embedded, loader),
         max_rows=settings.provided.max_rows,
     )
-    models = providers.Singleton(ModelHost, registry, telemetry)
+    models = providers.Singleton(ModelHost, registry, telemetry, providers.Callable(partial, golden_row, repository))
     readiness = providers.Singleton(Readiness)

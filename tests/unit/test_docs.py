@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
-from weighbridge.adapters.metrics import EMBEDDED, UNROUTED, RequestMetrics
+from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL, UNROUTED, RequestMetrics
 from weighbridge.adapters.process_metrics import (
     SHOWN_SETTINGS,
     SUPERVISOR,
@@ -165,9 +165,9 @@ def _scraped() -> list[Metric]:
     """What Prometheus reads after a request of each outcome, and one of each kind that has a metric of its own."""
     memory = bytearray(MEMORY_BYTES)
     metrics = RequestMetrics(memory)
-    for path, status in ((UNROUTED, 404), ("/predict", 200), ("/predict", 500)):
-        metrics.route(path).observe(status, 0.001)
-    metrics.stages("/predict")
+    for path, model, status in ((UNROUTED, NO_MODEL, 404), ("/predict", EMBEDDED, 200), ("/predict", EMBEDDED, 500)):
+        metrics.route(path, model).observe(status, 0.001)
+    metrics.stages("/predict", EMBEDDED)
     metrics.queue_wait(EMBEDDED)
     metrics.shed("any")
     worker = WorkerStatus(0, None, WorkerState.READY)

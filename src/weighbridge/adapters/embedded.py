@@ -1,30 +1,16 @@
 """The embedded linear model as one among the others."""
 
-import numpy as np
-
+from weighbridge.adapters.runtimes.linear import LinearModel
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.application.ports import Model, ModelLoader
-from weighbridge.domain.batch import Batch, Outputs
-from weighbridge.domain.scoring import score, score_rows
 from weighbridge.domain.signature import Column, Kind, Signature
 from weighbridge.domain.weights import Weights
 
 
-class EmbeddedModel:
+def embedded_model(weights: Weights) -> Model:
     """The Model of weights: one vector in, one number out, to the bit what `/predict` says."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-        self.signature = Signature(
-            (Column(name="features", kind=Kind.FLOAT, width=len(weights)),),
-            (Column(name="prediction", kind=Kind.FLOAT),),
-        )
-
-    def predict(self, batch: Batch) -> Outputs:
-        """Score rows of as many features as there are weights; what overflows is not finite."""
-        if len(batch) == 1:
-            return (np.array([score(batch.rows[0], self._weights, 1.0)]),)
-        return (score_rows(batch.matrix(), self._weights, 1.0),)
+    features = Column(name="features", kind=Kind.FLOAT, width=len(weights))
+    return LinearModel(Signature((features,), (Column(name="prediction", kind=Kind.FLOAT),)), weights)
 
 
 class EmbeddedFirst:

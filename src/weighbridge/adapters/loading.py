@@ -15,7 +15,6 @@ from weighbridge.domain.batch import DTYPES, Batch
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
 
-_MOST_CHARACTERS = 400  # of what a library says
 _WARMING = 3  # first calls build what later ones reuse
 _MOST_ALONE = 8
 # Another processor or version of a library adds the same numbers in another order, and many models do so in float32,
@@ -146,12 +145,6 @@ def _told(path: str, expected: str) -> Iterator[None]:
     try:
         yield
     except ModelRefused as exc:
-        raise ModelRefused(_line(f"{path}: {exc}")) from exc
+        raise ModelRefused(f"{path}: {exc}") from exc
     except BaseException as exc:
-        raise ModelRefused(_line(f"{path}: expected {expected}, got {type(exc).__name__}: {exc}")) from exc
-
-
-def _line(text: str) -> str:
-    """A message of a library, which may be long, as one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
+        raise ModelRefused(f"{path}: expected {expected}, got {type(exc).__name__}: {exc}") from exc

@@ -219,12 +219,14 @@ def _listed(directory: int, path: str) -> list[str]:
 
 @contextmanager
 def _told(path: str, expected: str) -> Iterator[None]:
-    """Tells of an operation on a file that fails. Raises ModelRefused."""
+    """Tells of a file that cannot be had. Raises ModelRefused."""
     try:
         yield
     except OSError as exc:
         got = _MISSING.get(exc.errno or 0, exc.strerror)
         raise ModelRefused(f"{path}: expected {expected}, got {got}") from exc
+    except MemoryError as exc:
+        raise ModelRefused(f"{path}: expected memory to hold it, got too little") from exc
 
 
 @contextmanager

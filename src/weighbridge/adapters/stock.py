@@ -1,8 +1,9 @@
-"""What is live, and what is known of it, where no supervisor says so: as it lies in the repository."""
+"""What is live, what is known of it, and what it is shown with: as it lies in the repository."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from weighbridge.adapters.repository import FoundModel
+from weighbridge.adapters.repository import FoundModel, Repository
 from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelRefused
 
@@ -31,3 +32,14 @@ def _entry(name: str, model: FoundModel, live: str | None) -> ModelEntry:
     )
     previous = None if model.rollout is None else model.rollout.previous
     return ModelEntry(name, live, previous, versions, model.problem)
+
+
+def golden_row(repository: Repository, name: str, version: str) -> dict[str, Any] | None:
+    """The inputs of a version's first golden row, by their names; None where there is none."""
+    try:
+        manifest = repository.manifest(name, version)
+    except ModelRefused:
+        return None
+    return next(
+        ({column.name: golden.input.get(column.name) for column in manifest.inputs} for golden in manifest.golden), None
+    )

@@ -17,7 +17,7 @@ from weighbridge.domain.errors import (
     TooManyRows,
     VersionNotFound,
 )
-from weighbridge.domain.signature import Column, Signature
+from weighbridge.domain.signature import Column, Kind, Signature
 
 _FEW = 16  # numbers, which Python looks at sooner than numpy does
 
@@ -33,6 +33,7 @@ class Served:
         self._max_rows = max_rows
         self._vectors = [(place, column) for place, column in enumerate(self.signature.inputs) if column.width]
         self._outputs = [(column, np.dtype(DTYPES[column.kind])) for column in self.signature.outputs]
+        self._floats = [place for place, column in enumerate(self.signature.outputs) if column.kind is Kind.FLOAT]
 
     def __call__(self, rows: Rows) -> Outputs:
         """Score rows that fit the signature.
@@ -50,9 +51,8 @@ class Served:
                 _check_type(column, dtype, values, count)
         except Exception as exc:
             raise InferenceFailed from exc
-        for values in outputs:
-            if values.dtype == np.float64:
-                _check_finite(values, count)
+        for place in self._floats:
+            _check_finite(outputs[place], count)
         return outputs
 
     def _check_widths(self, rows: Rows) -> None:

@@ -17,6 +17,8 @@ WeighbridgeError
 No message repeats a value that came from a client: counts and positions only.
 """
 
+_MOST_CHARACTERS = 500
+
 
 class WeighbridgeError(Exception):
     """The root of every error that Weighbridge states itself."""
@@ -101,8 +103,13 @@ class NothingToRollBack(WeighbridgeError):
 class ModelRefused(WeighbridgeError):
     """A version of a model cannot be served; the message says which file, what was expected and what came.
 
-    It speaks to operators: no client of the data plane sees it.
+    It speaks to operators: no client of the data plane sees it. Whatever a file or a library says in it, the message is
+    one line of bounded length.
     """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join("".join(char if char.isprintable() else " " for char in message).split())
+        super().__init__(line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}...")
 
 
 class InferenceFailed(WeighbridgeError):

@@ -80,12 +80,26 @@ def check() -> None:
 
 @main.command()
 def openapi() -> None:
-    """Print the OpenAPI document."""
+    """Print the OpenAPI document, with the models that `serve` would serve; none is loaded for it."""
+    from weighbridge.adapters import stock
+    from weighbridge.adapters.http.model_description import describe_model
     from weighbridge.adapters.http.openapi import describe
+    from weighbridge.adapters.metrics import EMBEDDED
     from weighbridge.container import Container
+    from weighbridge.domain.errors import ModelRefused
     from weighbridge.entrypoints.asgi import create_app
 
-    click.echo(json.dumps(describe(create_app(Container(settings=_load()))), indent=2))
+    container = Container(settings=_load())
+    repository = container.repository()
+    parts = [describe_model(*EMBEDDED, container.embedded().signature)]
+    try:
+        for name, version in stock.wanted(repository.scan()).items():
+            signature = repository.manifest(name, version).signature()
+            golden = stock.golden_row(repository, name, version)
+            parts.append(describe_model(name, version, signature, golden))
+    except ModelRefused as exc:
+        _cannot_start(str(exc))
+    click.echo(json.dumps(describe(create_app(container), parts), indent=2))
 
 
 @main.group()

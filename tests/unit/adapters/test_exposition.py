@@ -125,7 +125,7 @@ def test_before_anything_happens_every_family_is_announced_and_what_has_no_label
     [(200, "success"), (399, "success"), (400, "refused"), (499, "refused"), (500, "failed"), (504, "failed")],
 )
 def test_a_request_is_counted_by_its_status_and_its_outcome(status: int, outcome: str) -> None:
-    counts = samples(lambda metrics: metrics.route("/predict").observe(status, 0.5))
+    counts = samples(lambda metrics: metrics.route("/predict", EMBEDDED).observe(status, 0.5))
 
     of_an_outcome = PREDICT.format(f'outcome="{outcome}",', "")
     with_status = PREDICT.format(f'outcome="{outcome}",', f'status="{status}",')
@@ -136,9 +136,9 @@ def test_a_request_is_counted_by_its_status_and_its_outcome(status: int, outcome
 
 def test_the_durations_of_one_outcome_are_one_histogram_whatever_the_status() -> None:
     counts = samples(
-        lambda metrics: metrics.route("/predict").observe(200, 0.25),
-        lambda metrics: metrics.route("/predict").observe(204, 1.0),
-        lambda metrics: metrics.route("/predict").observe(500, 8.0),
+        lambda metrics: metrics.route("/predict", EMBEDDED).observe(200, 0.25),
+        lambda metrics: metrics.route("/predict", EMBEDDED).observe(204, 1.0),
+        lambda metrics: metrics.route("/predict", EMBEDDED).observe(500, 8.0),
     )
 
     success = PREDICT.format('outcome="success",', "")
@@ -171,7 +171,7 @@ def test_a_route_without_a_model_names_none() -> None:
 
 @pytest.mark.parametrize("stage", ["read", "score", "write"])
 def test_each_stage_has_its_histogram(stage: str) -> None:
-    counts = samples(lambda metrics: getattr(metrics.stages("/predict"), stage).observe(0.5))
+    counts = samples(lambda metrics: getattr(metrics.stages("/predict", EMBEDDED), stage).observe(0.5))
 
     for of in ("read", "score", "write"):
         labels = PREDICT.format("", f'stage="{of}",')

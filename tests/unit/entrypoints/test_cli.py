@@ -1,10 +1,12 @@
 import json
 import socket
 import tomllib
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.integration.churn import write_models
 from weighbridge import __version__
 from weighbridge.entrypoints.cli import main
 from weighbridge.settings import Settings
@@ -100,7 +102,25 @@ def test_openapi_prints_the_document() -> None:
     result = run("openapi")
 
     assert result.exit_code == 0
-    assert "/predict" in json.loads(result.output)["paths"]
+    assert {"/predict", "/models/default/predict"} <= json.loads(result.output)["paths"].keys()
+
+
+def test_openapi_prints_the_models_that_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", write_models(tmp_path, "1", "2"))
+
+    document = json.loads(run("openapi").output)
+
+    [live] = [path for path in document["paths"] if path.startswith("/models/churn/versions")]
+    assert live == "/models/churn/versions/2/predict"
+    assert "churn_Row" in document["components"]["schemas"]
+
+
+def test_openapi_says_why_a_model_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(tmp_path / "nothing"))
+
+    result = run("openapi")
+
+    assert (result.exit_code, result.stderr) == (3, "weighbridge: models: expected a directory, got nothing\n")
 
 
 def test_the_version_is_told() -> None:

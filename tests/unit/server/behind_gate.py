@@ -2,17 +2,20 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
+from dependency_injector import providers
 from typing_extensions import override
 from uvicorn.server import ServerState
 
 from tests.unit.log import Log
+from tests.unit.models import FakeLoader, FakeModel
 from weighbridge.adapters.http import envelope
+from weighbridge.adapters.http.models import ModelHost
 from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server import protocol, queue
 from weighbridge.server.gate import Gate
@@ -129,9 +132,10 @@ class Connection:
 class Served:
     """The application, started."""
 
-    def __init__(self, app: Any, gate: Gate, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, app: Any, gate: Gate, started: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         self.gate = gate
-        self.lane = lane
+        self.lane: Lane = started["lane"]
+        self.models: ModelHost = started["models"]
         self.state = ServerState()
         self.state.default_headers = [(b"date", b"today")]
         self._loop = loop
@@ -145,23 +149,27 @@ class Served:
 
 
 @contextmanager
-def served(log: Log, **settings: Any) -> Iterator[Served]:
-    """The application with these settings, and otherwise the defaults, from start to end."""
+def served(log: Log, models: Mapping[str, FakeModel] | None = None, **settings: Any) -> Iterator[Served]:
+    """The application with these settings, and otherwise the defaults, from start to end.
+
+    `models` are versions of the model `churn`, by their numbers; the first is live.
+    """
     container = log.container(**settings)
+    if models:
+        loader = FakeLoader({("churn", version): model for version, model in models.items()})
+        container.loader.override(providers.Object(loader))
+        container.live.override(providers.Object({"churn": next(iter(models))}))
     app = create_app(container)
     with asyncio.Runner() as runner:
         lifespan = app.router.lifespan_context(app)
 
-        async def start() -> Lane:
+        async def start() -> Mapping[str, Any]:
             state = await lifespan.__aenter__()
             assert state is not None
-            lane = state["lane"]
-            assert isinstance(lane, Lane)
-            return lane
+            return state
 
         async def stop() -> None:
             await lifespan.__aexit__(None, None, None)
 
-        lane = runner.run(start())
-        yield Served(app, Gate(container.settings()), lane, runner.get_loop())
+        yield Served(app, Gate(container.settings()), runner.run(start()), runner.get_loop())
         runner.run(stop())

@@ -61,18 +61,16 @@ def _scorer(served: Served) -> Callable[[Asked], tuple[Outputs, bool]]:
 def _writer(served: Served) -> Callable[[tuple[Outputs, bool], Headers], tuple[bytes, bytes]]:
     about = {"status": "success", "model": served.name, "version": served.version}
     names = [column.name for column in served.signature.outputs]
+    single = len(names) == 1
 
     def write(answer: tuple[Outputs, bool], _headers: Headers) -> tuple[bytes, bytes]:
         outputs, alone = answer
-        rows = outputs[0].tolist() if len(outputs) == 1 else _by_name(names, outputs)
+        columns = [values.tolist() for values in outputs]
+        rows = columns[0] if single else [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         content = {"prediction": rows[0], **about} if alone else {"predictions": rows, **about}
         return b"application/json", orjson.dumps(content)
 
     return write
-
-
-def _by_name(names: list[str], outputs: Outputs) -> list[dict[str, Any]]:
-    return [dict(zip(names, row, strict=True)) for row in zip(*(values.tolist() for values in outputs), strict=True)]
 
 
 def _place(error: OfARow, asked: Asked) -> Location:

@@ -60,13 +60,17 @@ class ModelPage(ModelSummary):
     versions: list[Version]
 
 
+# Not what FastAPI adds for a parameter, 422: every name is fit to be asked for.
+_NO_MODEL = {**problems(Problem.MODEL_NOT_FOUND), "4XX": problems(Problem.BAD_REQUEST)[400]}
+
+
 @router.get("/models", summary="All models")
 def all_models(models: ModelsDep) -> Models:
     """Name the models, and the version of each that is live."""
     return Models(models=[ModelSummary.of(entry) for _, entry in sorted(models.catalogue.items())])
 
 
-@router.get("/models/{name}", summary="One model", responses=problems(Problem.MODEL_NOT_FOUND))
+@router.get("/models/{name}", summary="One model", responses=_NO_MODEL)
 async def one_model(name: str, models: ModelsDep) -> ModelPage:
     """Tell what a model takes and gives, and which versions there are."""
     entry, signature = models.catalogue.get(name), models.signature(name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from fastapi import FastAPI
@@ -17,6 +18,9 @@ from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntr
 from weighbridge.application.registry import ModelRegistry, Served
 from weighbridge.domain.errors import VersionNotFound, VersionNotLive
 from weighbridge.domain.signature import Signature
+
+GoldenRow = Callable[[str, str], Mapping[str, Any] | None]
+"""A row that a version of a model is known to take, by names, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,10 @@ class Opened:
 class ModelHost:
     """Opens versions of models and makes them live; all but `open` is for the event loop alone."""
 
-    def __init__(self, registry: ModelRegistry, telemetry: RequestTelemetry) -> None:
+    def __init__(self, registry: ModelRegistry, telemetry: RequestTelemetry, golden: GoldenRow) -> None:
         self._registry = registry
         self._telemetry = telemetry
+        self._golden = golden
         self._opened: Mapping[str, Opened] = {}
         self._document: bytes | None = None
         self._told: Catalogue = {}
@@ -62,7 +67,7 @@ class ModelHost:
         done = steps(served, SignatureTypes(name, version, served.signature))
         label = Model(name, version)
         calls = {path: done.compiled(path, label, self._telemetry) for path in (LIVE, VERSIONED)}
-        return Opened(served, calls, describe_model(name, version, served.signature))
+        return Opened(served, calls, describe_model(name, version, served.signature, self._golden(name, version)))
 
     def install(self, opened: Opened) -> None:
         """Have a version answer all requests that begin from now on."""

@@ -59,6 +59,10 @@ def test_the_public_endpoints_are_all_described(document: Schema) -> None:
         ("GET", "/health"),
         ("GET", "/livez"),
         ("GET", "/readyz"),
+        ("GET", "/models"),
+        ("GET", "/models/{name}"),
+        ("POST", "/models/default/predict"),
+        ("POST", "/models/default/versions/embedded/predict"),
     }
 
 
@@ -164,6 +168,7 @@ def test_the_index_links_to_what_is_there(client: TestClient) -> None:
     assert {name: client.get(link).status_code for name, link in index["links"].items()} == {
         "docs": 200,
         "health": 200,
+        "models": 200,
         "openapi": 200,
     }
 

@@ -1,0 +1,89 @@
+"""What /openapi.json says of trained models."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit.adapters.http.test_models import CLASSES, ROW, Service, serving
+from tests.unit.adapters.http.test_openapi import references, resolve
+from tests.unit.log import Log
+from tests.unit.models import CHURN, constant
+from weighbridge.adapters.http.model_description import describe_model
+
+Schema = dict[str, Any]
+PATHS = ("/models/churn/predict", "/models/churn/versions/1/predict")
+
+
+@pytest.fixture
+def churn(log: Log) -> Iterator[Service]:
+    with serving(log, constant(CLASSES, "goes", [0.75, 0.25]), constant(CHURN, 0.5)) as service:
+        yield service
+
+
+def document_of(service: Service) -> Schema:
+    document: Schema = service.client.get("/openapi.json").json()
+    return document
+
+
+def test_a_live_model_has_schemas_of_its_own(churn: Service) -> None:
+    document = document_of(churn)
+
+    for path in PATHS:
+        operation = document["paths"][path]["post"]
+        assert {*references(operation["requestBody"])} == {"#/components/schemas/churn_Row"}
+        assert {*references(operation["responses"]["200"])} == {
+            "#/components/schemas/churn_Answer",
+            "#/components/schemas/churn_Answers",
+        }
+    row = document["components"]["schemas"]["churn_Row"]
+    assert list(row["properties"]) == row["required"] == ["age", "signup_month"]
+    assert all(resolve(document, reference) for reference in references(document))
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/models/default/predict"])
+def test_every_example_of_a_model_runs(churn: Service, path: str) -> None:
+    content = document_of(churn)["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+
+    for body in content["examples"].values():
+        churn.ask(body["value"], path)
+
+
+def test_the_reply_is_as_its_schema_says(churn: Service) -> None:
+    schemas = document_of(churn)["components"]["schemas"]
+
+    one, many = churn.ask(ROW), churn.ask([ROW])
+
+    assert list(one) == schemas["churn_Answer"]["required"]
+    assert list(many) == schemas["churn_Answers"]["required"]
+    assert list(one["prediction"]) == schemas["churn_Prediction"]["required"]
+    assert schemas["churn_Answer"]["properties"]["model"]["const"] == one["model"]
+
+
+def test_the_document_is_renewed_when_another_version_becomes_live_and_not_before(churn: Service) -> None:
+    before = document_of(churn)
+    assert churn.host.document(churn.app) is churn.host.document(churn.app)
+
+    churn.activate("churn", "2")
+    after = document_of(churn)
+
+    assert "/models/churn/versions/1/predict" in before["paths"]
+    assert "/models/churn/versions/1/predict" not in after["paths"]
+    assert "/models/churn/versions/2/predict" in after["paths"]
+    assert after["components"]["schemas"]["churn_Answer"]["properties"]["prediction"]["type"] == "number"
+
+
+def test_every_operation_has_an_id_of_its_own(churn: Service) -> None:
+    ids = [operation["operationId"] for path in document_of(churn)["paths"].values() for operation in path.values()]
+
+    assert len({*ids}) == len(ids)
+
+
+def test_a_golden_row_is_the_example_where_there_is_one() -> None:
+    golden = {"age": 41, "signup_month": "July"}
+
+    described = describe_model("churn", "1", CHURN, golden)
+
+    examples = described.paths[PATHS[0]]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert json.loads(json.dumps(examples)) == {"row": {"value": golden}, "rows": {"value": [golden]}}

@@ -1,0 +1,414 @@
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from dependency_injector import providers
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from tests.contract import JSON, NUMBERS_THAT_ARE_NONE
+from tests.unit.log import Log
+from tests.unit.models import AGE, CHURN, MONTH, SCORE, FakeLoader, FakeModel, constant, outputs
+from weighbridge.adapters.http.models import ModelHost
+from weighbridge.adapters.metrics import REQUEST
+from weighbridge.adapters.series import read
+from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
+from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.signature import Column, Kind, Signature
+from weighbridge.entrypoints.asgi import create_app
+
+PREDICT = "/models/churn/predict"
+ROW = {"age": 30, "signup_month": "June"}
+WRONG = {"age": "thirty", "signup_month": 6}
+CLASSES = Signature(
+    (AGE, MONTH),
+    (
+        Column(name="label", kind=Kind.STRING, categories=("goes", "stays")),
+        Column(name="probabilities", kind=Kind.FLOAT, width=2),
+    ),
+)
+SHAPES = Signature(
+    (Column(name="income", kind=Kind.FLOAT, nullable=True), Column(name="pixels", kind=Kind.INT, width=3)),
+    (Column(name="hidden", kind=Kind.FLOAT, width=2),),
+)
+ABOUT = {"status": "success", "model": "churn", "version": "1"}
+
+
+class Service:
+    """The application, with versions of the model `churn` of which the first is live."""
+
+    def __init__(self, app: FastAPI, client: TestClient, host: ModelHost) -> None:
+        self.app = app
+        self.client = client
+        self.host = host
+
+    def ask(self, body: Any, path: str = PREDICT, status: int = 200) -> Any:
+        """The reply to a body, which is bytes or made into JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        reply = self.client.post(path, content=content, headers=JSON)
+        assert reply.status_code == status, reply.text
+        return reply.json()
+
+    def refused(self, body: Any, path: str = PREDICT, status: int = 422) -> dict[tuple[Any, ...], str]:
+        """What is wrong with a body: codes by their places."""
+        return {tuple(item["loc"]): item["code"] for item in self.ask(body, path, status)["errors"]}
+
+    def activate(self, name: str, version: str) -> None:
+        """Make a version live."""
+        self.host.install(self.host.open(name, version))
+
+
+@contextmanager
+def serving(log: Log, *models: FakeModel, **settings: Any) -> Iterator[Service]:
+    """The application with these as versions 1, 2 and so on."""
+    container = log.container(**settings)
+    loader = FakeLoader({("churn", str(number)): model for number, model in enumerate(models, 1)})
+    container.loader.override(providers.Object(loader))
+    container.live.override(providers.Object({"churn": "1"}))
+    app = create_app(container)
+    with TestClient(app) as client:
+        yield Service(app, client, container.models())
+
+
+@pytest.fixture
+def churn(log: Log) -> Iterator[Service]:
+    with serving(log, constant(CHURN, 0.5), max_rows=20) as service:
+        yield service
+
+
+def test_a_row_gets_a_prediction_that_names_model_and_version(churn: Service) -> None:
+    assert churn.ask(ROW) == {"prediction": 0.5, **ABOUT}
+
+
+def test_an_array_of_rows_gets_a_prediction_for_each(churn: Service) -> None:
+    assert churn.ask([ROW, ROW]) == {"predictions": [0.5, 0.5], **ABOUT}
+    assert churn.ask([ROW]) == {"predictions": [0.5], **ABOUT}
+    assert churn.ask(b" \r\n\t[%b]" % json.dumps(ROW).encode()) == {"predictions": [0.5], **ABOUT}
+
+
+def test_a_version_is_asked_by_its_number(churn: Service) -> None:
+    assert churn.ask(ROW, "/models/churn/versions/1/predict") == {"prediction": 0.5, **ABOUT}
+
+
+def test_the_embedded_model_is_one_among_the_others(churn: Service) -> None:
+    row = {"features": [1.5, 2.25, -0.75, 4.0]}
+    about = {"status": "success", "model": "default", "version": "embedded"}
+
+    assert churn.ask(row, "/models/default/predict") == {"prediction": -1.6875, **about}
+    assert churn.ask([row, row], "/models/default/versions/embedded/predict") == {"predictions": [-1.6875] * 2, **about}
+
+
+def test_several_outputs_are_an_object_by_name(log: Log) -> None:
+    prediction = {"label": "goes", "probabilities": [0.75, 0.25]}
+
+    with serving(log, constant(CLASSES, "goes", [0.75, 0.25])) as service:
+        assert service.ask(ROW) == {"prediction": prediction, **ABOUT}
+        assert service.ask([ROW, ROW]) == {"predictions": [prediction] * 2, **ABOUT}
+
+
+def test_vectors_go_in_and_come_out_and_null_is_none(log: Log) -> None:
+    model = constant(SHAPES, [0.5, 1.5])
+
+    with serving(log, model) as service:
+        assert service.ask({"pixels": [1, 2, 3], "income": None}) == {"prediction": [0.5, 1.5], **ABOUT}
+
+    assert model.seen[-1].rows == [(None, [1, 2, 3])]
+
+
+def test_everything_that_is_wrong_with_a_row_is_told_with_its_place(churn: Service) -> None:
+    assert churn.refused(WRONG) == {("body", "age"): "int_type", ("body", "signup_month"): "literal_error"}
+    assert churn.refused([ROW] * 17 + [WRONG, {}]) == {
+        ("body", 17, "age"): "int_type",
+        ("body", 17, "signup_month"): "literal_error",
+    }
+    assert churn.refused({}) == {("body", "age"): "missing", ("body", "signup_month"): "missing"}
+
+
+def test_unknown_keys_are_refused_by_naming_those_that_are_known(churn: Service) -> None:
+    problem = churn.ask({**ROW, "needle": 1, "thread": 2}, status=422)
+
+    assert problem["detail"] == "body: expected only the keys age, signup_month, got others"
+    assert "needle" not in json.dumps(problem)
+    assert churn.refused([ROW, {**ROW, "needle": 1}]) == {("body", 1): "extra_forbidden"}
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "code"),
+    [
+        (b"[]", ("body",), "too_short"),
+        (b"3", ("body",), "dict_type"),
+        (b"null", ("body",), "dict_type"),
+        (b"[3]", ("body", 0), "dict_type"),
+        (b'[{"age":1,"signup_month":"June"},[1,"June"]]', ("body", 1), "dict_type"),
+        (b'{"age":1.0,"signup_month":"June"}', ("body", "age"), "int_type"),
+        (b'{"age":true,"signup_month":"June"}', ("body", "age"), "int_type"),
+        (b'{"age":null,"signup_month":"June"}', ("body", "age"), "int_type"),
+        (b'{"age":9223372036854775808,"signup_month":"June"}', ("body", "age"), "less_than_equal"),
+        (b'{"age":-9223372036854775809,"signup_month":"June"}', ("body", "age"), "greater_than_equal"),
+        (b'{"age":1,"signup_month":"june"}', ("body", "signup_month"), "literal_error"),
+        (b'{"age":1,"signup_month":null}', ("body", "signup_month"), "literal_error"),
+        (b"", ("body",), "json_invalid"),
+        (b'\xef\xbb\xbf{"age":1,"signup_month":"June"}', ("body",), "json_invalid"),
+        (b'{"age":1,"signup_month":"\\ud800"}', ("body",), "json_invalid"),
+        (b'{"age":1,"signup_month":"\xff"}', ("body",), "json_invalid"),
+        (b'{"age":1,"signup_month":"June"} x', ("body",), "json_invalid"),
+        (b"[" * 100_000, ("body",), "json_invalid"),
+        (b"[{" * 100_000, ("body",), "json_invalid"),
+        (b'{"age":' * 100_000, ("body",), "json_invalid"),
+    ],
+)
+def test_what_does_not_fit_is_refused(churn: Service, body: bytes, place: tuple[Any, ...], code: str) -> None:
+    assert churn.refused(body) == {place: code}
+
+
+@pytest.mark.parametrize("literal", NUMBERS_THAT_ARE_NONE.values(), ids=NUMBERS_THAT_ARE_NONE)
+def test_what_is_no_number_reaches_no_model(log: Log, literal: bytes) -> None:
+    model = constant(Signature((Column(name="income", kind=Kind.FLOAT),), (SCORE,)), 0.5)
+
+    with serving(log, model) as service:
+        assert list(service.refused(b'{"income":%b}' % literal)) == [("body", "income")]
+        assert list(service.refused(b'[{"income":1},{"income":%b}]' % literal)) == [("body", 1, "income")]
+
+    assert not model.seen
+
+
+def test_the_integers_of_64_bits_pass_and_reach_the_model_as_they_are(log: Log) -> None:
+    model = constant(CHURN, 0.5)
+
+    with serving(log, model) as service:
+        for age in (2**63 - 1, -(2**63)):
+            service.ask({**ROW, "age": age})
+
+    assert [batch.rows[0][0] for batch in model.seen] == [2**63 - 1, -(2**63)]
+
+
+def test_of_a_key_that_comes_twice_the_last_counts(log: Log) -> None:
+    model = constant(CHURN, 0.5)
+
+    with serving(log, model) as service:
+        service.ask(b'{"age":"x","age":1,"signup_month":"July","signup_month":"June"}')
+
+    assert model.seen[-1].rows == [(1, "June")]
+
+
+def test_a_refusal_is_small_however_many_categories_there_are(log: Log) -> None:
+    months = Column(name="signup_month", kind=Kind.STRING, categories=tuple(f"month {n}" for n in range(5000)))
+
+    with serving(log, constant(Signature((months,), (SCORE,)), 0.5)) as service:
+        [error] = service.ask({"signup_month": "June"}, status=422)["errors"]
+
+    assert error["message"].startswith("Input should be 'month 0', 'month 1'")
+    assert len(error["message"]) < 1100
+
+
+def test_more_rows_than_the_settings_allow_are_refused_with_the_counts(churn: Service) -> None:
+    problem = churn.ask([ROW] * 21, status=413)
+
+    assert (problem["code"], problem["detail"][:32]) == ("too_many_rows", "expected at most 20 rows, got 21")
+
+
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/octet-stream"])
+def test_only_json_is_taken(churn: Service, media_type: str | None) -> None:
+    headers = {} if media_type is None else {"content-type": media_type}
+
+    assert churn.client.post(PREDICT, content=b"{}", headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"income": 1.5, "pixels": [1, 2]}, ("body", "pixels")),
+        ([{"income": 1.5, "pixels": [1, 2]}], ("body", 0, "pixels")),
+        ([{"income": 1.5, "pixels": [1, 2, 3]}, {"income": 1.5, "pixels": []}], ("body", 1, "pixels")),
+    ],
+)
+def test_a_vector_of_another_width_is_refused_by_the_application(log: Log, body: Any, place: tuple[Any, ...]) -> None:
+    with serving(log, constant(SHAPES, [0.5, 1.5])) as service:
+        assert service.refused(body, status=400) == {place: "feature_count_mismatch"}
+
+
+@pytest.mark.parametrize(("body", "place"), [(ROW, ("body",)), ([ROW], ("body", 0)), ([ROW, ROW], ("body", 1))])
+def test_a_prediction_that_is_not_finite_is_refused_with_its_row(log: Log, body: Any, place: tuple[Any, ...]) -> None:
+    model = FakeModel(CHURN, lambda batch: outputs(CHURN, [0.5] * (len(batch) - 1) + [float("nan")]))
+
+    with serving(log, model) as service:
+        assert service.refused(body) == {place: "prediction_not_finite"}
+
+
+def test_a_model_that_fails_is_logged_with_its_traceback_of_which_the_client_sees_nothing(log: Log) -> None:
+    def fail(_batch: Batch) -> Outputs:
+        raise ZeroDivisionError("the needle")
+
+    with serving(log, FakeModel(CHURN, fail)) as service:
+        problem = service.ask(ROW, status=500)
+
+    [line] = log.of("request_failed")
+    assert problem["code"] == "inference_failed"
+    assert "needle" not in json.dumps(problem)
+    assert line["request_id"] == problem["request_id"]
+    assert "ZeroDivisionError" in json.dumps(line)
+    assert "the needle" in json.dumps(line)
+
+
+BAD_NAMES = [
+    "nothing",
+    "CHURN",
+    "churn%00",
+    "%ff",
+    "..%2f",
+    "..%2f..%2fchurn",
+    "%2e%2e",
+    "%E2%98%83",
+    "n" * 10_000,
+]
+
+
+@pytest.mark.parametrize("after", ["/predict", "/versions/1/predict"])
+def test_every_bad_name_gets_the_same_reply(churn: Service, after: str) -> None:
+    replies = [
+        churn.client.post(f"/models/{name}{after}", content=b"{}", headers={**JSON, "x-request-id": "mine"})
+        for name in BAD_NAMES
+    ]
+
+    assert {(reply.status_code, reply.json()["code"]) for reply in replies} == {(404, "model_not_found")}
+    assert len({reply.content for reply in replies}) == 1
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, ""])
+def test_there_is_no_page_of_a_bad_name(churn: Service, name: str) -> None:
+    reply = churn.client.get(f"/models/{name}")
+
+    assert (reply.status_code, reply.json()["code"]) == (404, "model_not_found")
+
+
+def test_what_a_model_does_not_have_is_just_not_found(churn: Service) -> None:
+    assert churn.ask(ROW, "/models/churn/nothing", status=404)["code"] == "not_found"
+
+
+def test_a_name_may_be_written_in_percent_encoding(churn: Service) -> None:
+    assert churn.ask(ROW, "/models/%63hurn/predict") == {"prediction": 0.5, **ABOUT}
+
+
+@pytest.mark.parametrize("version", ["2", "01", "latest", "%00", "%ff", "1%20"])
+def test_a_version_that_there_is_not_is_not_found(churn: Service, version: str) -> None:
+    problem = churn.ask(ROW, f"/models/churn/versions/{version}/predict", status=404)
+
+    assert problem["code"] == "version_not_found"
+
+
+def test_a_version_that_is_known_but_not_live_says_which_is(churn: Service) -> None:
+    versions = (VersionEntry("1", VersionState.LIVE), VersionEntry("2", VersionState.AVAILABLE))
+    churn.host.tell({"churn": ModelEntry("churn", "1", None, versions)})
+
+    problem = churn.ask(ROW, "/models/churn/versions/2/predict", status=404)
+
+    assert problem["code"] == "version_not_live"
+    assert "the version that is live, 1, got another" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/models/churn/versions/1/predict"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_prediction_is_asked_for_by_post(churn: Service, path: str, method: str) -> None:
+    reply = churn.client.request(method, path)
+
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+
+
+def test_a_version_that_becomes_live_answers_from_then_on(log: Log) -> None:
+    with serving(log, constant(CHURN, 0.5), constant(CLASSES, "goes", [0.75, 0.25])) as service:
+        assert service.ask(ROW)["version"] == "1"
+        service.activate("churn", "2")
+
+        assert service.ask(ROW)["prediction"]["label"] == "goes"
+        assert service.ask(ROW, "/models/churn/versions/2/predict")["version"] == "2"
+        service.ask(ROW, "/models/churn/versions/1/predict", status=404)
+
+
+def test_a_version_that_cannot_be_opened_changes_nothing(churn: Service) -> None:
+    with pytest.raises(ModelRefused):
+        churn.activate("churn", "2")
+
+    assert churn.ask(ROW)["version"] == "1"
+
+
+def test_a_model_that_cannot_be_opened_stops_the_start(log: Log) -> None:
+    with pytest.raises(ModelRefused, match="models/churn/1: expected a directory"), ExitStack() as stack:
+        stack.enter_context(serving(log))
+
+    assert [line["event"] for line in log.events] == ["service_stopped"]
+
+
+def test_the_live_models_are_listed(churn: Service) -> None:
+    assert churn.client.get("/").json()["models"] == ["churn", "default"]
+    assert churn.client.get("/models").json() == {
+        "models": [
+            {"name": "churn", "live": "1", "reason": None},
+            {"name": "default", "live": "embedded", "reason": None},
+        ]
+    }
+
+
+def test_a_model_that_is_not_live_is_listed_with_the_reason(churn: Service) -> None:
+    refused = VersionEntry("1", VersionState.REFUSED, "models/fraud/1/model.toml: expected a file, got nothing")
+    churn.host.tell({"fraud": ModelEntry("fraud", None, None, (refused,), "no version can be live")})
+
+    assert churn.client.get("/models").json()["models"][2] == {
+        "name": "fraud",
+        "live": None,
+        "reason": "no version can be live",
+    }
+    page = churn.client.get("/models/fraud").json()
+    assert (page["inputs"], page["outputs"]) == (None, None)
+    assert page["versions"] == [{"version": "1", "state": "refused", "reason": refused.reason}]
+    assert churn.ask(ROW, "/models/fraud/predict", status=404)["code"] == "model_not_found"
+
+
+def test_a_model_has_a_page_with_its_signature_and_its_versions(churn: Service) -> None:
+    churn.host.tell({"churn": ModelEntry("churn", "1", "0.9", (VersionEntry("1", VersionState.LIVE),))})
+
+    page = churn.client.get("/models/churn").json()
+
+    defaults = {"width": None, "nullable": False, "categories": None, "minimum": None, "maximum": None}
+    assert page == {
+        "name": "churn",
+        "live": "1",
+        "previous": "0.9",
+        "reason": None,
+        "inputs": [
+            {**defaults, "name": "age", "type": "int", "minimum": 18.0, "maximum": 90.0},
+            {**defaults, "name": "signup_month", "type": "string", "categories": ["June", "July"]},
+        ],
+        "outputs": [{**defaults, "name": "prediction", "type": "float"}],
+        "versions": [{"version": "1", "state": "live", "reason": None}],
+    }
+
+
+def counted(log: Log) -> set[tuple[str, ...]]:
+    return {tuple(key[1:]) for key, _ in read(log.memory) if key[0] == REQUEST}
+
+
+def test_requests_are_counted_by_template_model_and_version(log: Log, churn: Service) -> None:
+    churn.ask(ROW)
+    churn.ask(WRONG, "/models/churn/versions/1/predict", status=422)
+
+    assert counted(log) == {
+        ("/models/{name}/predict", "churn", "1", "success", "200"),
+        ("/models/{name}/versions/{version}/predict", "churn", "1", "refused", "422"),
+    }
+
+
+def test_made_up_models_and_versions_make_no_series(log: Log) -> None:
+    with serving(log, constant(CHURN, 0.5), log_requests="none") as service:
+        for number in range(500):
+            service.client.post(f"/models/made-up-{number}/predict")
+            service.client.post(f"/models/churn/versions/{number + 2}/predict")
+            service.client.get(f"/models/made-up-{number}")
+
+    assert counted(log) == {
+        ("/models/{name}/predict", "", "", "refused", "404"),
+        ("/models/{name}/versions/{version}/predict", "", "", "refused", "404"),
+        ("/models/{name}", "", "", "refused", "404"),
+    }

@@ -1,0 +1,352 @@
+import os
+import socket
+import stat
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
+from weighbridge.domain.errors import ModelRefused
+
+MANIFEST = """
+runtime = "linear"
+artefact = "weights.json"
+sha256 = "{digest}"
+inputs = [{{ name = "features", type = "float", width = 2 }}]
+outputs = [{{ name = "prediction", type = "float" }}]
+"""
+PYTHON = """
+runtime = "python"
+entry = "shop:Model"
+inputs = [{ name = "age", type = "int" }]
+outputs = [{ name = "prediction", type = "float" }]
+"""
+
+
+def place(root: Path, version: str, artefact: bytes = b"[1.0, 2.0]") -> Path:
+    """A version that is in order, `name/version`."""
+    directory = root / version
+    directory.mkdir(parents=True)
+    (directory / "weights.json").write_bytes(artefact)
+    (directory / "model.toml").write_text(MANIFEST.format(digest=sha256(artefact).hexdigest()))
+    return directory
+
+
+def reason(root: Path, version: str) -> str | None:
+    return Repository(root).scan()["churn"].versions[version].reason
+
+
+def test_versions_are_in_numeric_order_and_the_highest_is_wanted(tmp_path: Path) -> None:
+    for version in ("10", "1.10", "9", "1.9", "2"):
+        place(tmp_path, f"churn/{version}")
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    assert list(model.versions) == ["1.9", "1.10", "2", "9", "10"]
+    assert model.wanted == "10"
+
+
+def test_the_rollout_says_which_version_is_wanted(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "churn/2")
+    (tmp_path / "churn/rollout.toml").write_text('live = "1"')
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    assert (model.rollout, model.wanted) == (Rollout(live="1"), "1")
+
+
+def test_a_version_in_order_has_the_digest_of_its_artefact(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1", b"[3.0, 4.0]")
+
+    version = Repository(tmp_path).scan()["churn"].versions["1"]
+
+    assert (version.sha256, version.reason) == (sha256(b"[3.0, 4.0]").hexdigest(), None)
+
+
+def test_a_version_without_an_artefact_is_in_order(tmp_path: Path) -> None:
+    (tmp_path / "churn/1").mkdir(parents=True)
+    (tmp_path / "churn/1/model.toml").write_text(PYTHON)
+    repository = Repository(tmp_path)
+
+    version = repository.scan()["churn"].versions["1"]
+
+    assert (version.sha256, version.reason) == (None, None)
+    assert repository.artefact("churn", "1", repository.manifest("churn", "1")) == b""
+
+
+def test_a_fingerprint_changes_with_the_manifest(tmp_path: Path) -> None:
+    directory = place(tmp_path, "churn/1")
+    repository = Repository(tmp_path)
+    before = repository.scan()["churn"].versions["1"]
+    with (directory / "model.toml").open("a") as manifest:
+        manifest.write("# another day\n")
+
+    after = repository.scan()["churn"].versions["1"]
+
+    assert before.sha256 == after.sha256
+    assert before.fingerprint != after.fingerprint
+
+
+def test_an_artefact_is_the_bytes_that_were_checked(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1", b"[5.0, 6.0]")
+    repository = Repository(tmp_path)
+
+    assert repository.artefact("churn", "1", repository.manifest("churn", "1")) == b"[5.0, 6.0]"
+
+
+def test_an_artefact_with_another_digest_is_refused(tmp_path: Path) -> None:
+    (place(tmp_path, "churn/1") / "weights.json").write_bytes(b"[6.0, 6.0]")
+    repository = Repository(tmp_path)
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/1/weights.json: expected the sha256 [0-9a-f]{64}, got "):
+        repository.artefact("churn", "1", repository.manifest("churn", "1"))
+    assert "expected the sha256" in str(reason(tmp_path, "1"))
+
+
+def test_a_digest_is_computed_again_only_when_the_file_has_changed(tmp_path: Path) -> None:
+    artefact = place(tmp_path, "churn/1") / "weights.json"
+    repository = Repository(tmp_path)
+    repository.scan()
+    seen = artefact.stat()
+    artefact.write_bytes(b"[9.0, 9.0]")
+    os.utime(artefact, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # a change that cannot be seen
+
+    assert repository.scan()["churn"].versions["1"].reason is None
+
+    os.utime(artefact, ns=(0, 0))
+    assert "expected the sha256" in str(repository.scan()["churn"].versions["1"].reason)
+
+
+@pytest.mark.parametrize("file", ["model.toml", "weights.json"])
+@pytest.mark.parametrize("kind", ["nothing", "a symbolic link", "a pipe", "a socket", "a directory"])
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, file: str, kind: str) -> None:
+    path = place(tmp_path, "churn/1") / file
+    path.rename(tmp_path / "elsewhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        match kind:
+            case "a symbolic link":
+                path.symlink_to(tmp_path / "elsewhere")
+            case "a pipe":
+                os.mkfifo(path)
+            case "a socket":
+                here = Path.cwd()
+                os.chdir(path.parent)  # the address of a socket has to be short
+                listener.bind(file)
+                os.chdir(here)
+            case "a directory":
+                path.mkdir()
+
+    assert reason(tmp_path, "1") == f"models/churn/1/{file}: expected a file, got {kind}"
+
+
+@pytest.mark.parametrize("where", ["models/churn", "models/churn/1"])
+def test_a_directory_behind_a_symbolic_link_is_refused(tmp_path: Path, where: str) -> None:
+    place(tmp_path / "elsewhere", "churn/1")
+    link = tmp_path / where
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere" / Path(where).relative_to("models"))
+    repository = Repository(tmp_path / "models")
+
+    with pytest.raises(ModelRefused, match=rf"^{where}: expected a directory, got a symbolic link$"):
+        repository.manifest("churn", "1")
+    assert f"{where}: expected a directory, got a symbolic link" in str(repository.scan())
+
+
+def test_the_directory_of_models_may_be_a_symbolic_link(tmp_path: Path) -> None:
+    place(tmp_path / "elsewhere", "churn/1")
+    (tmp_path / "models").symlink_to("elsewhere")
+
+    assert Repository(tmp_path / "models").scan()["churn"].wanted == "1"
+
+
+@pytest.mark.parametrize(("file", "at"), [("1/model.toml", "1"), ("rollout.toml", None)])
+def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None) -> None:
+    place(tmp_path, "churn/1")
+    with (tmp_path / "churn" / file).open("ab") as toml:
+        toml.truncate(1024**2 + 1)
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    told = model.problem if at is None else model.versions[at].reason
+    assert told == f"models/churn/{file}: expected at most 1048576 bytes, got more"
+
+
+def test_with_a_broken_rollout_no_version_is_wanted_but_all_are_listed(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    (tmp_path / "churn/rollout.toml").write_text("live = 1")
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    assert model.problem == "models/churn/rollout.toml: live: Input should be a valid string"
+    assert (model.wanted, list(model.versions)) == (None, ["1"])
+
+
+def test_a_rollout_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "churn/rollout.toml").mkdir(parents=True)
+
+    assert Repository(tmp_path).scan()["churn"].problem == (
+        "models/churn/rollout.toml: expected a file, got a directory"
+    )
+
+
+def test_what_is_hidden_and_plain_files_are_passed_over(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    (tmp_path / "churn/.2.tmp").mkdir()
+    (tmp_path / "churn/notes").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "README.md").touch()
+    repository = Repository(tmp_path)
+
+    assert {name: list(model.versions) for name, model in repository.scan().items()} == {"churn": ["1"]}
+    assert repository.strangers() == []
+
+
+def test_what_is_no_version_by_its_name_is_refused(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    (tmp_path / "churn/latest").mkdir()
+    (tmp_path / f"churn/\N{SNOWMAN}{'x' * 100}").mkdir()
+
+    versions = Repository(tmp_path).scan()["churn"].versions
+
+    assert {name: version.reason for name, version in versions.items() if name != "1"} == {
+        name: f"models/churn/{name}: expected a version such as 2 or 1.10, got another name"
+        for name in ("latest", f"\\u2603{'x' * 58}...")
+    }
+
+
+def test_of_two_versions_with_the_same_number_one_is_refused(tmp_path: Path) -> None:
+    place(tmp_path, "churn/01")
+    place(tmp_path, "churn/1")
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    assert model.versions["1"].reason is None
+    assert model.versions["01"].reason == "models/churn/01: expected a number of its own, got that of 1"
+    assert model.wanted == "1"
+
+
+def test_a_model_with_the_name_of_the_embedded_one_is_refused(tmp_path: Path) -> None:
+    place(tmp_path, "default/1")
+
+    assert Repository(tmp_path).scan() == {
+        "default": FoundModel(None, "models/default: expected another name, got that of the embedded model", {})
+    }
+
+
+def test_what_is_no_model_by_its_name_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    repository = Repository(tmp_path)
+
+    assert repository.scan() == {}
+    [stranger] = repository.strangers()
+    assert stranger.startswith("models/lost+found: expected a name of at most 128 letters")
+
+
+def test_a_model_without_versions_wants_none(tmp_path: Path) -> None:
+    (tmp_path / "churn").mkdir()
+
+    assert Repository(tmp_path).scan()["churn"] == FoundModel(None, None, {})
+    assert FoundModel(None, None, {"latest": FoundVersion(reason="")}).wanted is None
+
+
+@pytest.mark.parametrize(("name", "version"), [("../churn", "1"), ("churn", ".."), ("churn", "1/../1")])
+def test_a_name_is_no_path(tmp_path: Path, name: str, version: str) -> None:
+    place(tmp_path, "churn/1")
+
+    with pytest.raises(ModelRefused, match=r"^models: expected (the name of a model|a version), got "):
+        Repository(tmp_path).manifest(name, version)
+
+
+def test_without_a_directory_there_are_no_models() -> None:
+    repository = Repository(None)
+
+    assert (repository.scan(), repository.strangers()) == ({}, [])
+    with pytest.raises(ModelRefused, match=r"^models: expected a directory, got none; set WEIGHBRIDGE_MODELS$"):
+        repository.manifest("churn", "1")
+
+
+def test_a_directory_of_models_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"^models: expected a directory, got nothing$"):
+        Repository(tmp_path / "nowhere").scan()
+
+
+def test_a_version_that_vanishes_is_refused(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/2: expected a directory, got nothing$"):
+        Repository(tmp_path).manifest("churn", "2")
+
+
+def test_a_model_that_vanishes_while_it_is_looked_at_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "churn").mkdir()
+    real = os.open
+
+    def open_late(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "churn":
+            (tmp_path / "churn").rmdir()
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", open_late)
+
+    assert Repository(tmp_path).scan()["churn"].problem == "models/churn: expected a directory, got nothing"
+
+
+def test_an_artefact_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(tmp_path, "churn/1")
+    repository = Repository(tmp_path)
+    manifest = repository.manifest("churn", "1")
+
+    def too_large(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(os, "fdopen", too_large)
+
+    with pytest.raises(
+        ModelRefused, match=r"^models/churn/1/weights.json: expected memory to hold it, got too little$"
+    ):
+        repository.artefact("churn", "1", manifest)
+
+
+def test_a_rollout_is_written_whole_and_read_again(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    repository = Repository(tmp_path)
+
+    repository.write_rollout("churn", Rollout(live="1", previous="2"))
+
+    assert repository.scan()["churn"].rollout == Rollout(live="1", previous="2")
+    assert sorted(path.name for path in (tmp_path / "churn").iterdir()) == ["1", "rollout.toml"]
+
+
+def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.touch()
+    file.chmod(0o664)
+
+    Repository(tmp_path).write_rollout("churn", Rollout(live="1"))
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o664
+
+
+def test_a_rollout_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "churn/rollout.toml").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="directory"):
+        Repository(tmp_path).write_rollout("churn", Rollout(live="1"))
+
+    assert [path.name for path in (tmp_path / "churn").iterdir()] == ["rollout.toml"]
+
+
+def test_descriptors_are_given_back(tmp_path: Path) -> None:
+    (place(tmp_path, "churn/1") / "weights.json").unlink()
+    repository = Repository(tmp_path)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    repository.scan()
+    repository.write_rollout("churn", Rollout(live="1"))
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit.models import CHURN, SCORE, FakeLoader, FakeModel, constant, outputs
+from weighbridge.application.registry import ModelRegistry, Served
+from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.errors import (
+    FeatureCountMismatch,
+    InferenceFailed,
+    ModelNotFound,
+    ModelRefused,
+    PredictionNotFinite,
+    TooManyRows,
+    VersionNotFound,
+)
+from weighbridge.domain.signature import Column, Kind, Signature
+
+ROW = (30, "June")
+VECTOR = Signature((Column(name="features", kind=Kind.FLOAT, width=2),), (SCORE,))
+MIXED = Signature((CHURN.inputs[0], Column(name="pixels", kind=Kind.INT, width=3)), (SCORE,))
+CLASSES = Signature(
+    CHURN.inputs,
+    (Column(name="label", kind=Kind.STRING), Column(name="probabilities", kind=Kind.FLOAT, width=2)),
+)
+
+
+def served(model: FakeModel) -> Served:
+    return Served("churn", "1", model, max_rows=100)
+
+
+def test_rows_reach_the_model_as_they_are_and_its_outputs_come_back() -> None:
+    model = constant(CLASSES, "stays", [0.75, 0.25])
+
+    label, probabilities = served(model)([ROW, ROW])
+
+    [batch] = model.seen
+    assert (batch.signature, batch.rows) == (CLASSES, [ROW, ROW])
+    assert label.tolist() == ["stays", "stays"]
+    assert probabilities.tolist() == [[0.75, 0.25]] * 2
+
+
+def test_more_rows_than_one_call_may_score_are_refused_before_the_model_sees_them() -> None:
+    model = constant(CHURN, 0.5)
+
+    with pytest.raises(TooManyRows, match="expected at most 100 rows, got 101"):
+        served(model)([ROW] * 101)
+
+    assert not model.seen
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "got"), [([[1.0]], None, 1), ([[1.0, 2.0], [1.0, 2.0, 3.0], []], 1, 3), ([[]], None, 0)]
+)
+def test_a_vector_of_another_width_is_refused_with_the_first_such_row(
+    rows: list[list[float]], row: int | None, got: int
+) -> None:
+    with pytest.raises(FeatureCountMismatch, match=f"expected 2 features.*, got {got}") as caught:
+        served(constant(VECTOR, 0.5))(rows)
+
+    assert (caught.value.row, caught.value.column) == (row, "features")
+
+
+def test_a_vector_among_other_columns_is_refused_by_its_name() -> None:
+    with pytest.raises(FeatureCountMismatch, match="expected 3 features in row 1, got 2") as caught:
+        served(constant(MIXED, 0.5))([(1, [1, 2, 3]), (1, [1, 2])])
+
+    assert (caught.value.row, caught.value.column) == (1, "pixels")
+
+
+def test_vectors_that_are_as_wide_as_they_should_be_pass() -> None:
+    [predictions] = served(constant(MIXED, 0.5))([(1, [1, 2, 3]), (1, [4, 5, 6])])
+
+    assert predictions.tolist() == [0.5, 0.5]
+
+
+def _raises(_batch: Batch) -> Outputs:
+    raise ZeroDivisionError
+
+
+WRONG: dict[str, Callable[[Batch], Any]] = {
+    "raises": _raises,
+    "gives no outputs": lambda _: (),
+    "gives too many outputs": lambda _: (np.zeros(1), np.zeros(1)),
+    "gives no array": lambda _: ([0.5],),
+    "gives too many rows": lambda _: (np.zeros(2),),
+    "gives a vector": lambda _: (np.zeros((1, 1)),),
+    "gives another type": lambda _: (np.zeros(1, np.float32),),
+    "gives nothing": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("predict", WRONG.values(), ids=WRONG)
+def test_a_model_that_fails_is_told_with_its_cause(predict: Callable[[Batch], Any]) -> None:
+    with pytest.raises(InferenceFailed) as caught:
+        served(FakeModel(CHURN, predict))([ROW])
+
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_prediction_that_is_not_finite_is_refused_with_the_first_such_row(count: int, value: float) -> None:
+    probabilities = [[0.5, 0.5]] * (count - 1) + [[0.5, value]]
+    model = FakeModel(CLASSES, lambda _: outputs(CLASSES, ["stays"] * count, probabilities))
+
+    with pytest.raises(PredictionNotFinite) as caught:
+        served(model)([ROW] * count)
+
+    assert caught.value.row == (count - 1 if count > 1 else None)
+
+
+def test_many_finite_predictions_pass() -> None:
+    [predictions] = served(constant(CHURN, 0.5))([ROW] * 100)
+
+    assert predictions.tolist() == [0.5] * 100
+
+
+def test_the_version_that_was_installed_last_is_found() -> None:
+    one, two = constant(CHURN, 1.0), constant(CHURN, 2.0)
+    registry = ModelRegistry(FakeLoader({("churn", "1"): one, ("churn", "2"): two}), max_rows=10)
+    with pytest.raises(ModelNotFound):
+        registry.find("churn")
+
+    first, second = registry.load("churn", "1"), registry.load("churn", "2")
+    registry.install(first)
+    assert registry.find("churn") is registry.find("churn", "1") is first
+    registry.install(second)
+
+    assert registry.find("churn") is registry.find("churn", "2") is second
+    with pytest.raises(VersionNotFound):
+        registry.find("churn", "1")
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing() -> None:
+    registry = ModelRegistry(FakeLoader({}), max_rows=10)
+
+    with pytest.raises(ModelRefused, match="models/churn/1: expected a directory, got nothing"):
+        registry.load("churn", "1")
+
+    assert not registry.live
