@@ -5,6 +5,7 @@ import os
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a library loads; threads that spin starve a busy machine
 settings.register_profile("weighbridge", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("weighbridge")
 

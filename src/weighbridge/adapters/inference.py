@@ -62,7 +62,7 @@ def _named(frame: Any) -> Example:
     names = list(frame.columns)
     columns, cells = [], []
     for place, name in enumerate(names):
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             raise ModelRefused(f"expected names of columns that are texts, got {name!r} of type {type(name).__name__}")
         column, values = _described(name, frame.iloc[:, place])
         columns.append(column)

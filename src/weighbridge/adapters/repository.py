@@ -7,6 +7,7 @@ not followed. Only the directory of models itself may be one. No numpy here: the
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,10 @@ from weighbridge.domain.errors import ModelRefused
 
 _MOST_TOML_BYTES = 1024**2
 _MOST_PRINTED = 64
+_MOST_DOTS = 64
+# tomllib takes time with the square of a key's parts: a minute for 128 KiB. Either form of a part is bounded by itself.
+_BARE_DOTS = re.compile(rb"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){%d}" % _MOST_DOTS)
+_QUOTED_DOT = re.compile(rb"[\"'][ \t]*+\.")
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # neither a pipe nor a terminal is waited for
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KINDS = {
@@ -254,6 +259,8 @@ def _read_toml(directory: int, name: str, path: str) -> bytes:
         text = _read(descriptor, _MOST_TOML_BYTES + 1, path)
     if len(text) > _MOST_TOML_BYTES:
         raise ModelRefused(f"{path}: expected at most {_MOST_TOML_BYTES} bytes, got more")
+    if _BARE_DOTS.search(text) or len(_QUOTED_DOT.findall(text)) > _MOST_DOTS:
+        raise ModelRefused(f"{path}: expected keys of at most {_MOST_DOTS} parts, got more")
     return text
 
 

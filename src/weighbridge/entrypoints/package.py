@@ -25,7 +25,12 @@ from weighbridge.domain.signature import Column, Signature
 _GOLDEN = 5
 _COMPARED = 1000
 
-_BY_LIBRARY: tuple[RuntimeName, ...] = ("onnx", "xgboost", "lightgbm", "sklearn")  # XGBClassifier is scikit-learn's, too
+_BY_LIBRARY: tuple[RuntimeName, ...] = (
+    "onnx",
+    "xgboost",
+    "lightgbm",
+    "sklearn",
+)  # XGBClassifier is scikit-learn's, too
 _METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba"}
 
 
@@ -55,9 +60,7 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     return target
 
 
-def _manifest(
-    name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]
-) -> Manifest:
+def _manifest(name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]) -> Manifest:
     return Manifest(
         runtime=name,
         artefact=packed.file,
@@ -142,9 +145,7 @@ def _golden(signature: Signature, rows: Rows, outputs: Outputs, place: int) -> G
             for column, value in zip(signature.inputs, cells, strict=True)
             if value is not None
         },
-        output={
-            column.name: _plain(values[place]) for column, values in zip(signature.outputs, outputs, strict=True)
-        },
+        output={column.name: _plain(values[place]) for column, values in zip(signature.outputs, outputs, strict=True)},
     )
 
 

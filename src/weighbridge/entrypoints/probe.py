@@ -18,7 +18,7 @@ _NICENESS = 10  # what answers requests goes first
 _MOST_FILE_BYTES = 1024**2  # for a few lines of errors, and no more
 _MOST_DESCRIPTORS = 256
 _UNLIMITED = 2**63 - 1  # what -1, for no limit at all, comes to
-_SIGNS = ("bad_alloc", "ailed to allocate", "out of memory")  # how libraries tell that there is none
+_SIGNS = ("bad_alloc", "allocate memory", "out of memory")  # how libraries tell that there is none
 
 
 def main() -> None:

@@ -174,6 +174,16 @@ def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None)
     assert told == f"models/churn/{file}: expected at most 1048576 bytes, got more"
 
 
+@pytest.mark.parametrize("part", ["a", "'a'", '"a\\""', "1 "])
+def test_a_key_that_would_take_a_minute_to_read_is_refused(tmp_path: Path, part: str) -> None:
+    place(tmp_path, "churn/1")
+    (tmp_path / "churn/rollout.toml").write_text(".".join([part] * 100_000) + " = 1")
+
+    assert Repository(tmp_path).scan()["churn"].problem == (
+        "models/churn/rollout.toml: expected keys of at most 64 parts, got more"
+    )
+
+
 def test_with_a_broken_rollout_no_version_is_wanted_but_all_are_listed(tmp_path: Path) -> None:
     place(tmp_path, "churn/1")
     (tmp_path / "churn/rollout.toml").write_text("live = 1")

@@ -50,7 +50,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
 
 
 def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
-    """Import the entry and make it. Raises ModelRefused when that is not allowed or not there, or what the class does."""
+    """Import the entry and make it. Raises ModelRefused where it may not or cannot, or whatever the class does."""
     entry = manifest.entry or ""
     if not trust.python:
         raise ModelRefused(

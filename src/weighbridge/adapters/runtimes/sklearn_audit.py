@@ -36,6 +36,7 @@ _MUTUAL = ("mutual_info_classif", "mutual_info_regression")
 
 TYPES = frozenset(
     {
+        "functools.partial",  # of functions that are themselves trusted
         "numpy.dtype",
         "numpy.max",
         "numpy.mean",
@@ -62,6 +63,7 @@ TYPES = frozenset(
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
         "sklearn.utils._bunch.Bunch",
+        "sklearn.utils.validation.check_array",
         *(f"sklearn.feature_selection._mutual_info.{score}" for score in _MUTUAL),
         *(f"sklearn.feature_selection._univariate_selection.{score}" for score in _SCORES),
         *(f"sklearn.gaussian_process.kernels.{kernel}" for kernel in _KERNELS),
@@ -115,7 +117,9 @@ def _settle_estimator(estimator: Any) -> None:
     held = vars(estimator)
     for name in held:
         if callable(getattr(type(estimator), name, None)):
-            raise ModelRefused(f"expected the method {name} of {type(estimator).__name__}, got an attribute in its place")
+            raise ModelRefused(
+                f"expected the method {name} of {type(estimator).__name__}, got an attribute in its place"
+            )
     for name, calm in (("n_jobs", None), ("verbose", 0)):
         if name in held:
             held[name] = calm
@@ -134,7 +138,9 @@ def _settle_estimator(estimator: Any) -> None:
 def _check_tree(estimator: Any) -> None:
     tree = estimator.tree_
     if not isinstance(estimator, BaseDecisionTree) or not isinstance(tree, Tree):
-        raise ModelRefused(f"expected a tree in a decision tree, got {type(tree).__name__} in {type(estimator).__name__}")
+        raise ModelRefused(
+            f"expected a tree in a decision tree, got {type(tree).__name__} in {type(estimator).__name__}"
+        )
     if not 0 < tree.node_count <= tree.capacity:
         raise ModelRefused(f"expected as many nodes as the tree has, {tree.capacity}, got {tree.node_count}")
     leaf = tree.children_left == -1

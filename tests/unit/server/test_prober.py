@@ -1,0 +1,366 @@
+"""The prober with real processes: programs that end in every way, and the probe itself."""
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.waiting import DEADLINE, until
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.prober import PROBE, Prober
+from weighbridge.settings import Settings
+
+LINEAR = """
+runtime = "linear"
+artefact = "weights.json"
+sha256 = "{digest}"
+inputs = [{{ name = "features", type = "float", width = 2 }}]
+outputs = [{{ name = "prediction", type = "float" }}]
+golden = [{{ input = {{ features = [1.0, 2.0] }}, output = {{ prediction = 5.0 }} }}]
+"""
+PYTHON = """
+runtime = "python"
+entry = "shop:Model"
+inputs = [{ name = "x", type = "int" }]
+outputs = [{ name = "y", type = "int" }]
+"""
+SPEAKS = "import json, os, signal, sys\ndef say(text): os.write(int(sys.argv[1]), text)\n"
+SHORT_OF_MEMORY = "expected to be opened within 1048576 bytes of memory, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got more"
+OPENS = SPEAKS + "say(b'{\"opened\": true}\\n')"
+
+
+@dataclass
+class Models:
+    """A directory with one version, churn/1, and what becomes of it."""
+
+    root: Path
+
+    def linear(self, artefact: bytes = b'{"weights": [1.0, 2.0]}') -> None:
+        self._place(LINEAR.format(digest=sha256(artefact).hexdigest()))
+        (self.root / "churn/1/weights.json").write_bytes(artefact)
+
+    def python(self, code: str) -> str:
+        """Have the version import `code`, and give why it is refused."""
+        (self.root.parent / "shop.py").write_text(code)
+        self._place(PYTHON)
+        return self.refusal(python_models=True, load_memory_bytes=512 * 1024**2)
+
+    def _place(self, manifest: str) -> None:
+        (self.root / "churn/1").mkdir(parents=True, exist_ok=True)
+        (self.root / "churn/1/model.toml").write_text(manifest)
+
+    def prober(self, program: str | None = None, **settings: Any) -> Prober:
+        """One that runs the probe, or another program."""
+        given = Settings(models=str(self.root), **settings)
+        return Prober(given, PROBE if program is None else (sys.executable, "-c", program))
+
+    def prove(self, program: str | None = None, **settings: Any) -> None:
+        prove(self.prober(program, **settings))
+
+    def refusal(self, program: str | None = None, **settings: Any) -> str:
+        with pytest.raises(ModelRefused) as refused:
+            self.prove(program, **settings)
+        return str(refused.value)
+
+
+def prove(*probers: Prober) -> None:
+    """Have them prove churn/1, all at once."""
+
+    async def main() -> None:
+        await asyncio.gather(*(prober.prove("churn", "1") for prober in probers))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    models = Models(tmp_path / "models")
+    models.linear()
+    return models
+
+
+def test_a_version_that_can_be_served_is_proven(models: Models) -> None:
+    models.prove()
+
+
+def test_the_reason_of_the_loader_is_told(models: Models) -> None:
+    models.linear(b'{"weights": [1.0, 3.0]}')
+
+    assert models.refusal() == ("models/churn/1/model.toml: golden.0.output.prediction: expected 5.0, got 7.0")
+
+
+def test_a_manifest_that_is_wrong_needs_no_process(models: Models) -> None:
+    (models.root / "churn/1/model.toml").unlink()
+
+    assert models.refusal("") == "models/churn/1/model.toml: expected a file, got nothing"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("", "expected to be opened, got a process that ended with code 0 and said nothing"),
+        (
+            "import sys; print('one', file=sys.stderr); sys.exit('two\\n')",
+            "expected to be opened, got a process that ended with code 1 and said nothing: two",
+        ),
+        (
+            SPEAKS + "os.kill(os.getpid(), signal.SIGSEGV)",
+            "expected to be opened, got a process that was killed by signal 11 (Segmentation fault)",
+        ),
+        (
+            "raise MemoryError",
+            f"{SHORT_OF_MEMORY}: MemoryError",
+        ),
+        (
+            SPEAKS + 'say(b\'{"out_of_memory": "bad_alloc"}\\n\')',
+            f"{SHORT_OF_MEMORY}: bad_alloc",
+        ),
+    ],
+)
+def test_a_process_that_ends_otherwise_refuses_the_version(models: Models, program: str, reason: str) -> None:
+    assert models.refusal(program, load_memory_bytes=1024**2) == f"models/churn/1: {reason}"
+
+
+def test_a_process_that_takes_too_long_is_ended(models: Models) -> None:
+    assert models.refusal("import signal; signal.pause()", load_timeout=0.2) == (
+        "models/churn/1: expected to be opened within 0.2 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no end"
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "print('{\"opened\": true}', flush=True)",
+        SPEAKS + "say(b'{\"opened\": true}')",
+        SPEAKS + "say(b'{\"opened\": \\n')",
+        SPEAKS + "say(b'[' * 10_000 + b'\\n')",
+        SPEAKS + "say(b'{\"opened\": false}\\n')",
+    ],
+)
+def test_what_is_no_whole_verdict_in_its_place_counts_for_nothing(models: Models, program: str) -> None:
+    assert "ended with code 0 and said nothing" in models.refusal(program)
+
+
+def test_a_flood_of_errors_is_not_waited_for(models: Models) -> None:
+    program = "import os\nos.write(2, b'x' * 10_000_000 + b'\\nthe last')"
+
+    assert models.refusal(program).endswith("said nothing: the last")
+
+
+def test_a_process_that_cannot_be_started_refuses_the_version(models: Models) -> None:
+    prober = Prober(Settings(models=str(models.root)), [str(models.root / "nothing")])
+
+    with pytest.raises(
+        ModelRefused, match=r"^models/churn/1: expected a process to open it in, got none: No such file"
+    ):
+        prove(prober)
+
+
+def test_a_process_that_cannot_be_watched_is_not_left_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_descriptor)
+
+    assert models.refusal("import signal; signal.pause()").endswith("got none: Too many open files")
+
+
+def counting(path: Path) -> str:
+    """A program that opens whatever it is asked to, and counts in a file how often."""
+    return f"{OPENS}\nwith open({str(path)!r}, 'a') as file: file.write('x')"
+
+
+def test_a_version_is_opened_once(models: Models, tmp_path: Path) -> None:
+    prober = models.prober(counting(tmp_path / "count"))
+
+    prove(prober, prober)
+    prove(prober)
+    assert (tmp_path / "count").read_text() == "x"
+
+    models.linear(b"other")
+    prove(prober)
+    assert (tmp_path / "count").read_text() == "xx"
+
+
+def test_a_version_whose_code_may_change_is_opened_each_time(models: Models, tmp_path: Path) -> None:
+    (models.root / "churn/1/model.toml").write_text(PYTHON)
+    prober = models.prober(counting(tmp_path / "count"))
+
+    prove(prober)
+    prove(prober)
+
+    assert (tmp_path / "count").read_text() == "xx"
+
+
+def locking(path: Path) -> str:
+    """A program that locks a file for as long as it runs, and says so with a byte in it."""
+    return f"""
+import fcntl, signal
+file = open({str(path)!r}, "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write("x")
+file.flush()
+"""
+
+
+def is_free(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def test_what_a_process_leaves_behind_is_ended_with_it(models: Models, tmp_path: Path) -> None:
+    child = f"{locking(tmp_path / 'lock')}signal.pause()"
+    models.prove(
+        f"""
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", {child!r}])
+while not (file := open({str(tmp_path / "lock")!r}, "a+")).tell(): pass
+{OPENS}
+"""
+    )
+
+    until(lambda: is_free(tmp_path / "lock"))
+
+
+def test_who_waits_no_longer_ends_the_process(models: Models, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+
+    async def main() -> None:
+        proving = asyncio.ensure_future(models.prober(f"{locking(lock)}signal.pause()").prove("churn", "1"))
+        while not lock.stat().st_size:
+            await asyncio.wait({proving}, timeout=0.01)
+        assert not is_free(lock)
+        proving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await proving
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+    assert is_free(lock)
+
+
+def test_a_process_knows_none_of_the_settings_of_the_environment(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", "a secret of the operator")
+    program = SPEAKS + "say(json.dumps({'refused': repr(sorted(os.environ))}).encode() + b'\\n')"
+
+    known = models.refusal(program)
+
+    assert "WEIGHBRIDGE" not in known
+
+
+def test_a_process_computes_in_one_thread(models: Models) -> None:
+    program = SPEAKS + "say(json.dumps({'refused': os.environ['OPENBLAS_NUM_THREADS']}).encode() + b'\\n')"
+
+    assert models.refusal(program) == "1"
+
+
+CONFINED = """
+import ctypes, json, os, resource
+signal = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(signal))
+facts = {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in ("CORE", "DATA", "FSIZE", "NOFILE")}
+facts["signal"] = signal.value
+facts["privileges"] = [line.split() for line in open("/proc/self/status") if line.startswith("NoNewPrivs")]
+facts["inherited"] = [fd for fd in range(256) if os.path.exists(f"/proc/self/fd/{fd}") and os.get_inheritable(fd)]
+facts["is_nice"] = os.nice(0) > 0
+raise ValueError(json.dumps(facts))
+"""
+
+
+def facts(refusal: str) -> Any:
+    return json.loads(refusal.partition("ValueError: ")[2])
+
+
+def test_a_probe_has_given_up_what_it_does_not_need(models: Models) -> None:
+    assert facts(models.python(CONFINED)) == {
+        "CORE": [0, 0],
+        "DATA": [512 * 1024**2] * 2,
+        "FSIZE": [1024**2] * 2,
+        "NOFILE": [256, 256],
+        "signal": 9,
+        "privileges": [["NoNewPrivs:", "1"]],
+        "inherited": [0, 1, 2],
+        "is_nice": True,
+    }
+
+
+def test_a_probe_keeps_lower_limits_of_the_service(models: Models) -> None:
+    models.python(CONFINED)
+    lower = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+os.execv({PROBE[0]!r}, [*{PROBE!r}, sys.argv[1]])
+"""
+
+    assert facts(models.refusal(lower, python_models=True))["NOFILE"] == [100, 100]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("x = bytearray(2**30)", "expected to be opened within 536870912 bytes of memory"),
+        ("import os; os._exit(0)", "ended with code 0 and said nothing"),
+        ("print('{\"opened\": true}', flush=True)\nimport os\nos._exit(0)", "ended with code 0 and said nothing"),
+        ("import sys; sys.exit()", "expected what the runtime python loads, got SystemExit"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11 (Segmentation fault)"),
+    ],
+)
+def test_code_that_does_its_worst_is_refused(models: Models, code: str, reason: str) -> None:
+    assert reason in models.python(code)
+
+
+def test_code_is_not_run_unless_the_operator_allows_it(models: Models) -> None:
+    models.python("raise ValueError")
+
+    assert "set WEIGHBRIDGE_PYTHON_MODELS=true" in models.refusal()
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._path,)
+
+
+def test_a_pickle_in_disguise_is_never_unpickled(models: Models, tmp_path: Path) -> None:
+    models.linear(pickle.dumps(Touch(tmp_path / "touched")))
+
+    assert models.refusal().startswith("models/churn/1/weights.json: ")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_probe_whose_parent_is_gone_says_nothing(models: Models) -> None:
+    request = {"settings": models.prober()._settings.snapshot(), "name": "churn", "version": "1", "parent": 0}
+    reading, writing = os.pipe()
+    done = subprocess.run(
+        [*PROBE, str(writing)], input=json.dumps(request), text=True, pass_fds=[writing], check=False, timeout=DEADLINE
+    )
+    os.close(writing)
+
+    with os.fdopen(reading) as said:
+        assert (done.returncode, said.read()) == (1, "")
