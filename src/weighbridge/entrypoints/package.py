@@ -125,11 +125,8 @@ def _compare(model: Any, example: Any, outputs: dict[str, NDArray[Any]]) -> None
     """That what was packed predicts as the model does, where that has scikit-learn's methods."""
     if not hasattr(model, "get_params"):
         return
-    for name, ours in outputs.items():
-        method = getattr(model, _METHODS.get(name, ""), None)
-        if method is None:
-            continue
-        theirs = np.asarray(method(example))
+    for name in outputs.keys() & _METHODS.keys():
+        ours, theirs = outputs[name], np.asarray(getattr(model, _METHODS[name])(example))
         close = ours.dtype == np.float64 and np.issubdtype(theirs.dtype, np.number)
         same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) if close else np.array_equal(ours, theirs)
         if not same:

@@ -53,7 +53,7 @@ def test_golden_rows_are_five_from_all_over_the_example(tmp_path: Path) -> None:
 
     assert [golden.input["features"] for golden in manifest(written).golden] == [
         *([0.0, 0.0], [1245.0, 0.0]),
-        *([2499.0, 0.0], [3748.0, 0.0], [4999.0, 0.0]),
+        *([2496.0, 0.0], [3747.0, 0.0], [4999.0, 0.0]),
     ]
 
 

@@ -21,6 +21,7 @@ from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.feature_extraction.text import _VectorizerMixin
 from sklearn.neighbors import BallTree, KDTree
 from sklearn.neighbors._base import NeighborsBase
+from sklearn.svm._base import BaseLibSVM
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
@@ -72,9 +73,6 @@ TYPES = frozenset(
 )
 """Types and functions that estimators keep inside, and that do nothing but arithmetic."""
 
-_LOOKED_AT = ("tree_", "_tree", "_predictors")
-"""Attributes of estimators that are looked at on their own, and the only place for what `_KEPT` names."""
-
 _KEPT = (Tree, TreePredictor, KDTree, BallTree)
 
 
@@ -109,7 +107,7 @@ def _parts(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, np.ndarray) and thing.dtype == object:
         yield from thing.flat
     for name, value in getattr(thing, "__dict__", {}).items():
-        if name not in _LOOKED_AT:
+        if name not in _ATTRIBUTES or not isinstance(thing, BaseEstimator):
             yield value
 
 
@@ -125,14 +123,12 @@ def _settle_estimator(estimator: Any) -> None:
             held[name] = calm
     if isinstance(estimator, _VectorizerMixin) and estimator.input != "content":
         raise ModelRefused(f"expected {type(estimator).__name__} to take texts, got one that opens files")
-    if "tree_" in held:
-        _check_tree(estimator)
-    if "_tree" in held:
-        _rebuild(estimator)
-    if "_predictors" in held:
-        _check_predictors(estimator)
-    if isinstance(estimator, BaseForest | BaseGradientBoosting | BaseBagging):
-        _check_members(estimator)
+    for name, check in _ATTRIBUTES.items():
+        if name in held:
+            check(estimator)
+    for family, count in _FAMILIES:
+        if isinstance(estimator, family):
+            count(estimator)
 
 
 def _check_tree(estimator: Any) -> None:
@@ -185,6 +181,15 @@ def _check_predictors(estimator: Any) -> None:
             raise ModelRefused("expected nodes of a tree that look at categories that there are, got others")
 
 
+def _check_support(estimator: Any) -> None:
+    """The sizes of all arrays are taken by libsvm from the number of classes and of support vectors."""
+    classes, vectors = len(estimator._n_support), len(estimator.support_vectors_)
+    pairs = classes * (classes - 1) // 2
+    sizes = {estimator._intercept_.shape} | {of.shape for of in (estimator._probA, estimator._probB) if of.size}
+    if estimator._sparse or estimator._dual_coef_.shape != (classes - 1, vectors) or sizes != {(pairs,)}:
+        raise ModelRefused(f"expected coefficients for each of {vectors} dense support vectors, got others")
+
+
 def _rebuild(estimator: Any) -> None:
     """Index the neighbours anew: cheaper than to look through an index, and no less fast than to load it."""
     if not isinstance(estimator, NeighborsBase):
@@ -193,3 +198,14 @@ def _rebuild(estimator: Any) -> None:
         index = {"kd_tree": KDTree, "ball_tree": BallTree}[estimator._fit_method]
         metric, parameters = estimator.effective_metric_, estimator.effective_metric_params_
         estimator._tree = index(estimator._fit_X, estimator.leaf_size, metric=metric, **parameters)
+
+
+_ATTRIBUTES = {"tree_": _check_tree, "_tree": _rebuild, "_predictors": _check_predictors}
+"""Attributes that are looked at on their own, and the only places for what `_KEPT` names."""
+
+_FAMILIES = (
+    (BaseLibSVM, _check_support),
+    (BaseForest, _check_members),
+    (BaseGradientBoosting, _check_members),
+    (BaseBagging, _check_members),
+)

@@ -21,17 +21,21 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KernelDensity, KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
 from tests.unit.adapters.runtimes import cases_sklearn
 from weighbridge.adapters.manifest import ColumnSpec, Manifest
 from weighbridge.adapters.runtimes import Trust, sklearn
+from weighbridge.adapters.runtimes.sklearn_audit import settle
 from weighbridge.application.ports import Model
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
@@ -199,7 +203,7 @@ def _partial(function: dict[str, Any], argument: str) -> dict[str, Any]:
 HOSTILE = {
     "a built-in function": _node("TypeNode", "builtins", "eval"),
     "a function of the system": _node("FunctionNode", "os", "system"),
-    "a function under an old protocol's loader": _node("ObjectNode", "posix", "system"),
+    "an object of no type": _node("ObjectNode", "posix", "system"),
     "a partial call": _partial(_node("FunctionNode", "os", "system"), "true"),
     "a call of a method": _node("OperatorFuncNode", "operator", "methodcaller", attrs=_tuple(_json("fit"))),
     "a call of a type": _node("ConstructorFromReduceNode", "subprocess", "Popen", content=_tuple(_json("true"))),
@@ -238,6 +242,21 @@ def test_a_file_that_names_what_is_not_trusted_is_refused_and_runs_nothing(
 
     with pytest.raises(ModelRefused, match="expected types of scikit-learn that are known to be harmless, got "):
         sklearn.load(edited(packed.artefact, bait), manifest(packed.outputs), Trust())
+
+    assert not trace.exists()
+
+
+def test_an_old_protocol_opens_no_way_round(tmp_path: Path) -> None:
+    packed = sklearn.pack(logistic(), _VECTOR)
+    trace = tmp_path / "run"
+
+    def age(schema: dict[str, Any]) -> None:
+        schema["protocol"] = 0
+        function = _node("FunctionNode", "numpy", "sin", content={"module_path": "os", "function": "system"})
+        schema["content"]["content"]["C"] = _partial(function, f"touch {trace}")
+
+    with pytest.raises(ModelRefused, match=r"got os\.system;"):
+        sklearn.load(edited(packed.artefact, age), manifest(packed.outputs), Trust())
 
     assert not trace.exists()
 
@@ -329,6 +348,13 @@ def test_a_tree_that_is_hidden_elsewhere_is_refused(wrap: Callable[[Any], Any]) 
     broken(model, "expected Tree in an estimator made of it, got one elsewhere")
 
 
+def test_a_tree_in_what_is_no_estimator_is_refused() -> None:
+    model = GaussianProcessRegressor(RBF(), optimizer=None).fit(_FLOWERS, _SPECIES)
+    model.kernel_.tree_ = tree().tree_
+    with pytest.raises(ModelRefused, match="expected Tree in an estimator made of it, got one elsewhere"):
+        settle(model)
+
+
 def test_an_attribute_in_place_of_a_method_is_refused() -> None:
     model = logistic()
     model.predict = np.sin
@@ -377,6 +403,22 @@ def test_histogram_trees_elsewhere_are_refused() -> None:
     model = logistic()
     model._predictors = histogram()._predictors
     broken(model, "expected predictors in gradient boosting, got some in LogisticRegression")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("_intercept_", np.zeros(1)),
+        ("_dual_coef_", np.zeros((2, 3))),
+        ("_probA", np.zeros(1)),
+        ("_n_support", np.array([1, 1])),
+        ("_sparse", True),
+    ],
+)
+def test_support_vectors_with_too_few_coefficients_are_refused(name: str, value: Any) -> None:
+    model = SVC().fit(_FLOWERS, _SPECIES)
+    setattr(model, name, value)
+    broken(model, "expected coefficients for each of ")
 
 
 def test_an_index_of_neighbours_is_made_anew() -> None:
