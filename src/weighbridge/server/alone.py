@@ -16,8 +16,9 @@ from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.gate import Gate
+from weighbridge.server.lineup import Stopping
 from weighbridge.server.listener import most_connections
-from weighbridge.server.models import CannotStart, Rollouts, Stopping
+from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.opening import NoModels, Opening
 from weighbridge.server.process import TICK_SECONDS
 from weighbridge.server.systemd import notify, notify_reloading
@@ -101,7 +102,7 @@ class Alone:
                 await self._opening.prepare(name, version)
         except TimeoutError as exc:
             raise ModelRefused(
-                f"models/{name}/{version}: expected it to open within {seconds:g} s, it did not"
+                f"models/{name}/{version}: expected it to open within {seconds:g} s, got one that did not"
             ) from exc
 
     async def commit(self) -> None:

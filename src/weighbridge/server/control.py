@@ -27,8 +27,7 @@ from weighbridge import __version__
 from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error
 from weighbridge.adapters.http.request_ids import RequestIds
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
-from weighbridge.server.lineup import Lineup
-from weighbridge.server.models import Outcome, Stopping
+from weighbridge.server.lineup import Lineup, Outcome, Stopping
 
 _JSON = b"application/json"
 _PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"

@@ -1,4 +1,4 @@
-"""What everyone who serves models is told: which version of each is live, and what is known of all."""
+"""What is told of models: to all who serve them, which version of each is live; to operators, what they have done."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,20 @@ import orjson
 from pydantic import TypeAdapter
 
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry
+
+
+class Stopping(Exception):
+    """The service ends, and changes nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an operation; `persisted` says whether a restart finds the same version live."""
+
+    model: str
+    live: str | None
+    previous: str | None
+    persisted: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
-from weighbridge.server.lineup import Lineup
+from weighbridge.server.lineup import Lineup, Outcome, Stopping
 from weighbridge.settings import Settings
 
 OPERATIONS = ("activate", "rollback", "reload", "watch")
@@ -27,10 +27,6 @@ ResultT = TypeVar("ResultT")
 
 class CannotStart(Exception):
     """The service, or what it needs, did not come up; the message is the reason."""
-
-
-class Stopping(Exception):
-    """The service ends, and changes nothing any more."""
 
 
 class Shelf(Protocol):
@@ -75,16 +71,6 @@ class Hosts(Protocol):
     def tell(self) -> None:
         """Let each know the catalogue of the lineup."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an operation; `persisted` says whether a restart finds the same version live."""
-
-    model: str
-    live: str | None
-    previous: str | None
-    persisted: bool
 
 
 _EMBEDDED = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=True)
@@ -137,6 +123,7 @@ class Rollouts:
         self._operations = Counter[tuple[str, str, str]]()
         self._hosts: Hosts
         self._running: set[asyncio.Task[Any]] = set()
+        self._unreadable: str | None = None
         self._stopped = False
 
     def metrics(self) -> Iterable[Metric]:
@@ -251,8 +238,11 @@ class Rollouts:
             try:
                 found = await asyncio.to_thread(self._shelf.scan)
             except ModelRefused as exc:
-                self._logger.error("models_unreadable", reason=str(exc))
+                if self._unreadable != str(exc):
+                    self._unreadable = str(exc)
+                    self._logger.error("models_unreadable", reason=str(exc))
                 return
+            self._unreadable = None
             for name in sorted({*found, *self._standings}):
                 standing = self._standings.setdefault(name, _Standing())
                 if standing.found != found.get(name):

@@ -20,8 +20,9 @@ from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.channel import Word
 from weighbridge.server.control import WorkerReport
+from weighbridge.server.lineup import Stopping
 from weighbridge.server.listener import most_connections
-from weighbridge.server.models import CannotStart, Rollouts, Stopping
+from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.process import TICK_SECONDS, WorkerProcess
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.settings import InvalidSettings, Settings

@@ -25,12 +25,12 @@ from weighbridge.settings import Settings
 
 
 class Actor:
-    """A worker. What it does when it is asked for something is up to `plays`, which is given the actor and the word."""
+    """A worker. What it does when it is asked for something is up to what the stage `plays`."""
 
-    def __init__(self, plays: "Callable[[Actor, Word], str]", descriptor: int, number: int) -> None:
+    def __init__(self, on_stage: "Stage", descriptor: int, number: int) -> None:
         self.number = number
         self.pid = os.getpid()
-        self._plays = plays
+        self._on_stage = on_stage
         self._end = Channel(socket.socket(fileno=os.dup(descriptor)))
         self.pidfd, self._life = os.pipe()
         _, _, [memory, written] = self._end.receive()
@@ -73,7 +73,7 @@ class Actor:
         return self.code
 
     def _come_up(self) -> None:
-        match self._plays(self, Word.READY):
+        match self._on_stage.plays(self, Word.READY):
             case "does":
                 self.send(Word.READY)
             case "fails":
@@ -98,7 +98,7 @@ class Actor:
     def _heed(self, word: Word, text: str, descriptors: list[int]) -> None:
         self.heard.append(word)
         number, *what = text.split() or ["0"]
-        match word, self._plays(self, word):
+        match word, self._on_stage.plays(self, word):
             case _, "dies":
                 self.kill()
             case (Word.PREPARE | Word.COMMIT), "fails":
@@ -142,7 +142,7 @@ class Stage:
     async def until(self, condition: Callable[[], object]) -> None:
         """Let the loop run until a condition holds."""
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0))})
 
     async def settled(self, workers: int) -> None:
         """Until so many workers are ready, and no others are left."""
@@ -165,8 +165,8 @@ async def stage(
     rollouts = Rollouts(shelf, prover.made(), read, logger)
     actors: list[Actor] = []
 
-    def start(command: Sequence[str], descriptor: int) -> tuple[Actor, int]:
-        actor = Actor(lambda actor, word: on_stage.plays(actor, word), descriptor, len(actors))
+    def start(_command: Sequence[str], descriptor: int) -> tuple[Actor, int]:
+        actor = Actor(on_stage, descriptor, len(actors))
         actors.append(actor)
         return actor, actor.pidfd
 

@@ -18,15 +18,10 @@ from tests.unit.server.actors import Actor, Stage, stage
 from weighbridge.adapters.logs import start_logging
 from weighbridge.domain.errors import ModelRefused, NothingToRollBack
 from weighbridge.server.channel import Channel, Word
-from weighbridge.server.models import CannotStart, Outcome, Stopping
+from weighbridge.server.lineup import Outcome, Stopping
+from weighbridge.server.models import CannotStart
 
 Scene = Callable[[Stage], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def logger(log: Log) -> Iterator[FilteringBoundLogger]:
-    with contextmanager(start_logging)(log.descriptor, level="info", log_format="json") as logger:
-        yield logger
 
 
 @pytest.fixture
