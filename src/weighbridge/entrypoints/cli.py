@@ -1,12 +1,18 @@
-"""The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start."""
+"""The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start.
+
+1 when a service that runs was asked for something, and did not do it.
+"""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
 from weighbridge import __version__
+from weighbridge.entrypoints.models import Failed, Service, table
 from weighbridge.settings import InvalidSettings, Settings
 
 _CANNOT_START = 3
@@ -33,7 +39,7 @@ def serve(**flags: Any) -> None:
     A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
     """
     from weighbridge.entrypoints.serve import serve
-    from weighbridge.server.supervisor import CannotStart
+    from weighbridge.server.models import CannotStart
 
     try:
         serve({name: value for name, value in flags.items() if value is not None})
@@ -94,6 +100,64 @@ def openapi() -> None:
     except ModelRefused as exc:
         _cannot_start(str(exc))
     click.echo(json.dumps(describe(create_app(container), parts), indent=2))
+
+
+@main.group()
+def models() -> None:
+    """Ask a service that runs about its models, by way of its admin listener."""
+
+
+_of_service = click.option("--url", help="Admin listener of the service; without it that of the settings.")
+
+
+@models.command("list")
+@_of_service
+@click.option("--json", "as_json", is_flag=True, help="Print all that the service says.")
+def list_models(url: str | None, *, as_json: bool) -> None:
+    """Print all models with their versions."""
+    with _service(url) as service:
+        found = service.models()
+    for line in [json.dumps(found, indent=2)] if as_json else table(found):
+        click.echo(line)
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version")
+@_of_service
+def activate(name: str, version: str, url: str | None) -> None:
+    """Make a version of a model live."""
+    with _service(url) as service:
+        click.echo(service.activate(name, version))
+
+
+@models.command()
+@click.argument("name")
+@_of_service
+def rollback(name: str, url: str | None) -> None:
+    """Make live again what was so before."""
+    with _service(url) as service:
+        click.echo(service.rollback(name))
+
+
+@models.command()
+@click.argument("name")
+@_of_service
+def reload(name: str, url: str | None) -> None:
+    """Make live what the directory of a model says, opened anew if it has changed."""
+    with _service(url) as service:
+        click.echo(service.reload(name))
+
+
+@contextmanager
+def _service(url: str | None) -> Iterator[Service]:
+    try:
+        yield Service(url, _load())
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    except Failed as exc:
+        click.echo(f"weighbridge: {exc}", err=True)
+        sys.exit(1)
 
 
 def _load(**flags: Any) -> Settings:

@@ -11,15 +11,20 @@ from typing import Any
 
 import click
 import uvloop
+from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge import __version__
 from weighbridge.adapters.logs import start_logging
+from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.series import MEMORY_BYTES
-from weighbridge.server.control import ControlPlane, Fleet, serve_control
+from weighbridge.server.control import ControlPlane, Fleet, Operator, serve_control
 from weighbridge.server.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
+from weighbridge.server.models import Rollouts
+from weighbridge.server.prober import Prober
 from weighbridge.server.supervisor import Supervisor
 from weighbridge.server.systemd import feed_watchdog, inherited_listener, notify
+from weighbridge.server.watch import watching
 from weighbridge.settings import InvalidSettings, Settings
 
 WORKER = (sys.executable, "-m", "weighbridge.entrypoints.worker")
@@ -56,14 +61,15 @@ class _Ports:
         self._url = url_of(data, secure=settings.tls_cert is not None)
 
     @asynccontextmanager
-    async def administered(self, fleet: Fleet, logger: Logger) -> AsyncIterator[None]:
-        """Meanwhile the admin listener tells of `fleet`."""
+    async def administered(self, fleet: Fleet, operator: Operator, logger: Logger) -> AsyncIterator[None]:
+        """Meanwhile the admin listener tells of `fleet`, and has `operator` do what it is asked for."""
         if self._admin is None:
             yield
             return
         secret = self.settings.admin_token
         token = None if secret is None else secret.get_secret_value()
-        async with serve_control(ControlPlane(fleet, token=token, failed=_failed(logger)), self._admin):
+        plane = ControlPlane(fleet, operator, token=token, failed=_failed(logger))
+        async with serve_control(plane, self._admin):
             yield
 
     def announce(self, logger: FilteringBoundLogger) -> None:
@@ -80,8 +86,14 @@ class _Ports:
 async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, Any]) -> None:
     settings = ports.settings
     with contextmanager(start_logging)(1, level=settings.log_level, log_format=settings.log_format) as logger:
-        supervisor = Supervisor(worker, settings, ports.data, logger, lambda: _reread(flags), inherited=ports.inherited)
-        async with ports.administered(supervisor, lambda: logger):
+        rollouts = Rollouts(Repository(settings.models), Prober, settings, logger)
+        supervisor = Supervisor(
+            worker, settings, ports.data, logger, rollouts, lambda: _reread(flags), inherited=ports.inherited
+        )
+        async with (
+            ports.administered(supervisor, rollouts, lambda: logger),
+            watching(settings, rollouts.reconcile, lambda: logger),
+        ):
             await supervisor.run(lambda: ports.announce(logger))
 
 
@@ -90,10 +102,20 @@ async def _serve_alone(ports: _Ports) -> None:
     from weighbridge.entrypoints.asgi import create_app
     from weighbridge.server.alone import Alone
 
-    memory = bytearray(MEMORY_BYTES)
-    container = Container(settings=ports.settings, memory=memory)
-    alone = Alone(lambda: create_app(container), memory, ports.settings, ports.data, inherited=ports.inherited)
-    async with ports.administered(alone, container.logger):
+    settings = ports.settings
+    memory, live = bytearray(MEMORY_BYTES), dict[str, str]()
+    container = Container(settings=settings, memory=memory, live=live)
+    rollouts = Rollouts(Repository(settings.models), Prober, settings, container.logger())
+
+    def application() -> ASGIApp:
+        live.update(rollouts.lineup.live)
+        return create_app(container)
+
+    alone = Alone(application, memory, settings, ports.data, rollouts, inherited=ports.inherited)
+    async with (
+        ports.administered(alone, rollouts, container.logger),
+        watching(settings, rollouts.reconcile, container.logger),
+    ):
         await alone.run(lambda: ports.announce(container.logger()))
 
 

@@ -1,5 +1,7 @@
 """The program of a worker: `python -m weighbridge.entrypoints.worker` and the descriptor of its channel."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 
 from weighbridge.container import Container
@@ -8,9 +10,9 @@ from weighbridge.server.worker import work
 from weighbridge.settings import Settings
 
 
-def application(settings: Settings, memory: memoryview) -> FastAPI:
-    """The service, which counts in `memory`."""
-    return create_app(Container(settings=settings, memory=memory))
+def application(settings: Settings, memory: memoryview, live: Mapping[str, str]) -> FastAPI:
+    """The service, which counts in `memory` and serves the versions that are `live`, by their models' names."""
+    return create_app(Container(settings=settings, memory=memory, live=live))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,14 @@ from starlette.types import ASGIApp
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
+from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.gate import Gate
+from weighbridge.server.lineup import Stopping
 from weighbridge.server.listener import most_connections
+from weighbridge.server.models import CannotStart, Rollouts
+from weighbridge.server.opening import NoModels, Opening
 from weighbridge.server.process import TICK_SECONDS
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.server.worker import DataPlane, tune_memory
@@ -23,7 +27,7 @@ from weighbridge.settings import Settings
 
 
 class Alone:
-    """Serves what `factory` makes, which counts in `memory`, on a listener."""
+    """Serves what `factory` makes, which counts in `memory`, on a listener, with the models `rollouts` decides on."""
 
     def __init__(
         self,
@@ -31,11 +35,14 @@ class Alone:
         memory: bytearray,
         settings: Settings,
         listener: socket.socket,
+        rollouts: Rollouts,
         *,
         inherited: bool,
     ) -> None:
         self._settings = settings
         self._memory = memory
+        self._rollouts = rollouts
+        self._opening = Opening(NoModels())
         self._gate = Gate(settings)
         self._plane = DataPlane(factory, settings, self._gate, self._started)
         self._acceptor = Acceptor(listener, self._give, inherited=inherited)
@@ -47,14 +54,25 @@ class Alone:
         self._on_ready: Callable[[], None] = lambda: None
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve until SIGTERM or SIGINT; a second one does not wait for requests in hand."""
+        """Serve until SIGTERM or SIGINT; a second one does not wait for requests in hand. Raises CannotStart."""
         self._on_ready = on_ready
         tune_memory()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        await self._plane.serve(sockets=[])
+        with suppress(Stopping):
+            await self._rollouts.changing.acquire()  # until it has started
+            await self._rollouts.start(self)
+            await self._serve()
+
+    async def _serve(self) -> None:
+        try:
+            await self._plane.serve(sockets=[])
+        except SystemExit as exc:  # the application did not start
+            if self._plane.refusal is None:
+                raise
+            raise CannotStart(self._plane.refusal) from exc
 
     def not_ready(self) -> str | None:
         """Why the service takes no requests; None when it does."""
@@ -73,7 +91,31 @@ class Alone:
         status = WorkerStatus(
             0, os.getpid(), self._state, self._plane.connections, vitals.in_flight, vitals.buffered_bytes
         )
-        return Totals().exposition([self._memory], process_families([status], {}, self._settings))
+        processes = process_families([status], {}, self._settings)
+        return Totals().exposition([self._memory], [*processes, *self._rollouts.metrics()])
+
+    async def prepare(self, name: str, version: str) -> None:
+        """Open a version. Raises ModelRefused."""
+        seconds = self._settings.load_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self._opening.prepare(name, version)
+        except TimeoutError as exc:
+            raise ModelRefused(
+                f"models/{name}/{version}: expected it to open within {seconds:g} s, got one that did not"
+            ) from exc
+
+    async def commit(self) -> None:
+        """Serve it."""
+        self._opening.install()
+
+    def abort(self) -> None:
+        """Forget it."""
+        self._opening.drop()
+
+    def tell(self) -> None:
+        """Let the application know the catalogue, once it has started."""
+        self._opening.models.tell(self._rollouts.lineup.catalogue)
 
     @property
     def _state(self) -> WorkerState:
@@ -82,6 +124,9 @@ class Alone:
         return WorkerState.READY if self._plane.started else WorkerState.STARTING
 
     def _started(self) -> None:
+        self._opening = Opening(self._plane.models)
+        self.tell()
+        self._rollouts.changing.release()
         self._tick()
         self._on_ready()
 
@@ -111,6 +156,7 @@ class Alone:
     def _stop(self) -> None:
         if self._draining is None:
             notify("STOPPING=1")
+            self._rollouts.stop()
             self._draining = asyncio.ensure_future(self._drain())
         else:
             self._at_once.set()

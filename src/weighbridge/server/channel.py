@@ -12,13 +12,19 @@ class Word(Enum):
     """What a message says; some carry a text after it."""
 
     # From the supervisor
-    START = b"start"  # with the settings, and the descriptor of the scoreboard
+    START = b"start"  # with the settings, and the descriptors of the scoreboard and the lineup
     CONNECTIONS = b"connections"  # with their number and descriptors; from a worker that retires, too
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
+    PREPARE = b"prepare"  # with a number, a model and a version: open it beside those that are live
+    COMMIT = b"commit"  # with a number: serve what was prepared
+    ABORT = b"abort"  # forget what was prepared
+    CATALOGUE = b"catalogue"  # with the descriptor of a lineup, whose catalogue counts
     # From the worker
     READY = b"ready"
+    DONE = b"done"  # with the number of what it was asked for
+    FAILED = b"failed"  # the same, and the reason; number 0 is its start
 
 
 Message = tuple[Word, str, list[int]]

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from hmac import compare_digest
 from typing import Any, Protocol
 
@@ -25,11 +26,14 @@ from uvicorn.server import ServerState
 from weighbridge import __version__
 from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error
 from weighbridge.adapters.http.request_ids import RequestIds
+from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
+from weighbridge.server.lineup import Lineup, Outcome, Stopping
 
 _JSON = b"application/json"
 _PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _PROBES = ("/livez", "/readyz")
 _LOOPBACK = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.IGNORECASE)
+_OWN_SITES = (b"none", b"same-origin")
 _END_OF_HEAD = b"\r\n\r\n"
 
 _LARGEST_HEAD = 8192  # bytes
@@ -38,6 +42,7 @@ _PATIENCE_SECONDS = 5.0
 _LOGGER = logging.getLogger(__name__)
 
 Header = tuple[bytes, bytes]
+Endpoint = Callable[[], Reply | Awaitable[Reply]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +73,53 @@ class Fleet(Protocol):
         ...
 
 
+class Operator(Protocol):
+    """Whoever decides which version of each model is live. Each operation raises Stopping, too."""
+
+    lineup: Lineup
+
+    async def activate(self, name: str, version: str) -> Outcome:
+        """Make a version live. Raises ModelNotFound, VersionNotFound, ModelRefused."""
+        ...
+
+    async def rollback(self, name: str) -> Outcome:
+        """Make live what was so before. Raises ModelNotFound, NothingToRollBack, ModelRefused."""
+        ...
+
+    async def reload(self, name: str) -> Outcome:
+        """Make live what the directory says. Raises ModelNotFound, ModelRefused."""
+        ...
+
+
 class ControlPlane:
-    """The application of the admin listener.
+    """The application of the admin listener: it tells of `fleet`, and `operator` does what it is asked for.
 
     With a `token`, all but the probes ask for it. Without one a request must name this machine as its host: a page in
     a browser that has its own name resolved to this machine (DNS rebinding) must not read the answers.
     `failed` is told of each error that nobody foresaw, and of the request's id.
     """
 
-    def __init__(self, fleet: Fleet, *, token: str | None, failed: Callable[[Exception, str], None]) -> None:
+    def __init__(
+        self, fleet: Fleet, operator: Operator, *, token: str | None, failed: Callable[[Exception, str], None]
+    ) -> None:
         self._fleet = fleet
+        self._operator = operator
         self._token = None if token is None else token.encode()
         self._failed = failed
         self._request_id = RequestIds()
-        self._routes: dict[str, dict[str, Callable[[], Reply]]] = {
+        self._routes: dict[str, dict[str, Endpoint]] = {
             "/": {"GET": self._index},
             "/livez": {"GET": self._livez},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
             "/workers": {"GET": self._workers},
+            "/models": {"GET": self._models},
         }
+        self._operations: list[tuple[re.Pattern[str], Callable[..., Awaitable[Outcome]]]] = [
+            (re.compile("/models/([^/]+)/versions/([^/]+)/activate"), operator.activate),
+            (re.compile("/models/([^/]+)/rollback"), operator.rollback),
+            (re.compile("/models/([^/]+)/reload"), operator.reload),
+        ]
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one request; its body is not read."""
@@ -95,7 +127,7 @@ class ControlPlane:
         request_id = self._request_id(given[0] if len(given) == 1 else None)
         extra: list[Header] = []
         try:
-            reply, extra = self._answer(scope, request_id)
+            reply, extra = await self._answer(scope, request_id)
         except RefusedRequest as refusal:
             reply = refusal.problem.reply(str(refusal), request_id)
         except Exception as exc:
@@ -105,23 +137,33 @@ class ControlPlane:
         await send({"type": "http.response.start", "status": reply[0], "headers": headers})
         await send({"type": "http.response.body", "body": reply[2]})
 
-    def _answer(self, scope: Scope, request_id: str) -> tuple[Reply, list[Header]]:
+    async def _answer(self, scope: Scope, request_id: str) -> tuple[Reply, list[Header]]:
         """The reply, and headers that it has besides those of every reply. Raises RefusedRequest."""
         path, method = scope["path"], scope["method"]
         if self._token is None:
             _check_host(scope["headers"])
+            _check_site(method, scope["headers"])
         elif path not in _PROBES and not _bears(scope["headers"], self._token):
             detail = "expected the header Authorization with Bearer and the token"
             return Problem.UNAUTHORIZED.reply(detail, request_id), [(b"www-authenticate", b"Bearer")]
-        methods = self._routes.get(path)
+        methods = self._routes.get(path) or self._operation(path)
         if methods is None:
             raise RefusedRequest(Problem.NOT_FOUND, "see / for what there is")
         endpoint = methods.get("GET" if method == "HEAD" else method)
         if endpoint is None:
             detail = "see the header Allow for the methods that it takes"
-            allowed = ", ".join([*methods, "HEAD"]).encode()
+            allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])]).encode()
             return Problem.METHOD_NOT_ALLOWED.reply(detail, request_id), [(b"allow", allowed)]
-        return endpoint(), []
+        reply = endpoint()
+        return reply if isinstance(reply, tuple) else await reply, []
+
+    def _operation(self, path: str) -> dict[str, Endpoint] | None:
+        """The methods of a path that stands for an operation on a model."""
+        for pattern, operation in self._operations:
+            asked = pattern.fullmatch(path)
+            if asked is not None:
+                return {"POST": partial(_operate, operation, *asked.groups())}
+        return None
 
     def _index(self) -> Reply:
         links = {path.removeprefix("/"): path for path in self._routes if path != "/"}
@@ -142,6 +184,26 @@ class ControlPlane:
     def _workers(self) -> Reply:
         return 200, _JSON, orjson.dumps(self._fleet.workers())
 
+    def _models(self) -> Reply:
+        return 200, _JSON, orjson.dumps([*self._operator.lineup.catalogue.values()])
+
+
+async def _operate(operation: Callable[..., Awaitable[Outcome]], *of: str) -> Reply:
+    """The reply to an operation of a model, or a version. Raises RefusedRequest."""
+    try:
+        outcome = await operation(*of)
+    except ModelNotFound as exc:
+        raise RefusedRequest(Problem.MODEL_NOT_FOUND, str(exc)) from exc
+    except VersionNotFound as exc:
+        raise RefusedRequest(Problem.VERSION_NOT_FOUND, str(exc)) from exc
+    except NothingToRollBack as exc:
+        raise RefusedRequest(Problem.NOTHING_TO_ROLL_BACK, str(exc)) from exc
+    except ModelRefused as exc:
+        raise RefusedRequest(Problem.MODEL_REFUSED, str(exc)) from exc
+    except Stopping as exc:
+        raise RefusedRequest(Problem.NOT_READY, "draining") from exc
+    return 200, _JSON, orjson.dumps(outcome)
+
 
 def _check_host(headers: Iterable[Header]) -> None:
     """Raises RefusedRequest for a request that is not meant for this machine by name."""
@@ -149,6 +211,15 @@ def _check_host(headers: Iterable[Header]) -> None:
     if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0]):
         expected = "expected localhost, 127.0.0.1 or [::1] as Host, since WEIGHBRIDGE_ADMIN_TOKEN is not set"
         raise RefusedRequest(Problem.MISDIRECTED, expected)
+
+
+def _check_site(method: str, headers: Iterable[Header]) -> None:
+    """Raises RefusedRequest for what changes something and comes from a page that is not this machine's own."""
+    told = dict(headers)
+    own = b"http://" + told[b"host"]
+    of_a_page = told.get(b"origin", own) != own or told.get(b"sec-fetch-site", b"none") not in _OWN_SITES
+    if method == "POST" and of_a_page:
+        raise RefusedRequest(Problem.FORBIDDEN, "expected a request that no page of another site has a browser send")
 
 
 def _bears(headers: Iterable[Header], token: bytes) -> bool:
@@ -171,7 +242,7 @@ class _Connection(HttpToolsProtocol):
     """A connection for one request: a head of bounded size, and nothing of what follows it.
 
     `others` are all connections that are open, oldest first. One too many cuts the oldest, so that idle ones cannot
-    keep a probe out; and whatever happens, a connection is cut when its time is over.
+    keep a probe out; and a connection is cut when its time is over, unless it waits for an operation.
     """
 
     def __init__(self, others: "dict[_Connection, None]", config: uvicorn.Config, state: ServerState) -> None:
@@ -208,6 +279,8 @@ class _Connection(HttpToolsProtocol):
             self._refuse(Problem.HEADERS_TOO_LARGE, f"expected a request line and headers of {_LARGEST_HEAD} bytes")
         elif whole:
             self._asked = True
+            if self._head.startswith(b"POST "):
+                self._time_is_over.cancel()
             super().data_received(self._head[:length])
 
     @override
@@ -249,3 +322,5 @@ async def serve_control(app: ControlPlane, listener: socket.socket) -> AsyncIter
             oldest = next(iter(connections))
             oldest.transport.abort()
             await oldest.ended
+        if state.tasks:  # operations, which end with whoever does them
+            await asyncio.wait(state.tasks)

@@ -7,17 +7,22 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from time import monotonic
 from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
+from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Word
+from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
 
 TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
+_RETRY_SECONDS = 0.05
+_EXPECTED = "expected every worker to go along, got one that"
 
 
 class Ending(NamedTuple):
@@ -30,28 +35,34 @@ class Ending(NamedTuple):
 class WorkerProcess:
     """A process that answers requests, run by `command` with the descriptor of its channel after it.
 
-    Raises OSError when there is none to be had.
+    `live` are the versions that it serves, by their models. Raises OSError when there is no process to be had.
     """
 
-    def __init__(self, command: Sequence[str], settings: Settings, *, most_connections: int) -> None:
+    def __init__(self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int) -> None:
         self.channel, self._far_end = Channel.pair()
         try:
-            self.scoreboard = Scoreboard.create()
-            self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor])
+            with lineup.lent() as written:
+                self.scoreboard = Scoreboard.create()
+                self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor, written])
             os.close(self.scoreboard.descriptor)  # the mapping stays
             self._process, self.pidfd = _start([*command, str(self._far_end.fileno())], self._far_end.fileno())
         except OSError:
             self.channel.close()
             self._far_end.close()
             raise
+        self.live = lineup.live
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
-        self.began = monotonic()
+        self._began = monotonic()
         self.came_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self._most_connections = most_connections
         self._ready_at = float("inf")
         self._verdict: str | None = None
+        self._refusal: str | None = None
+        self.ending: Ending | None = None
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._numbers = count(1)
         self._handed = 0
         self._beats = 0
         self._silent_ticks = 0
@@ -60,6 +71,11 @@ class WorkerProcess:
     def connections(self) -> int:
         """How many it holds, those on their way to it included."""
         return self._handed - self.scoreboard.vitals.closed
+
+    @property
+    def age(self) -> float:
+        """For how many seconds it has been there."""
+        return monotonic() - self._began
 
     @property
     def silent_seconds(self) -> float:
@@ -98,6 +114,32 @@ class WorkerProcess:
             self._handed += len(descriptors)
         return len(connections)
 
+    async def ask(self, word: Word, text: str = "") -> None:
+        """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""
+        if self.ending is not None:
+            raise ModelRefused(f"{_EXPECTED} {self.ending.words}")
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            while not answer.done() and not self.channel.send(word, f"{number} {text}"):
+                await asyncio.wait({answer}, timeout=_RETRY_SECONDS)  # it has much to read
+            await answer
+        finally:
+            del self._asked[number]
+
+    def answered(self, word: Word, text: str) -> None:
+        """Take its answer to what it was asked for, or its reason not to start."""
+        number, _, reason = text.partition(" ")
+        answer = self._asked.get(int(number))
+        if number == "0":
+            self._refusal = f"could not serve its models: {reason}"
+        elif answer is None or answer.done():  # nobody waits for it any more
+            return
+        elif word is Word.DONE:
+            answer.set_result(None)
+        else:
+            answer.set_exception(ModelRefused(reason))
+
     def look(self) -> None:
         """Look for a sign of life; called at every tick, so that time in which nobody looked does not count."""
         beats = self.scoreboard.vitals.beats
@@ -109,11 +151,13 @@ class WorkerProcess:
         connections: list[socket.socket] = []
         with suppress(BlockingIOError):
             while True:
-                word, _, descriptors = self._far_end.receive()
+                word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
                     connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                elif word is Word.START:
-                    os.close(*descriptors)
+                elif word in {Word.PREPARE, Word.COMMIT}:
+                    self.answered(Word.FAILED, f"{text.partition(' ')[0]} {_EXPECTED} shows no sign of life")
+                for descriptor in descriptors if word is not Word.CONNECTIONS else ():
+                    os.close(descriptor)
         self._handed -= len(connections)
         return connections
 
@@ -141,11 +185,17 @@ class WorkerProcess:
         if not self.came_up.done():
             self.came_up.set_result(False)
         self.gone.set()
+        self.ending = self._ending(code)
+        for number in self._asked:
+            self.answered(Word.FAILED, f"{number} {_EXPECTED} {self.ending.words}")
+        return self.ending
+
+    def _ending(self, code: int) -> Ending:
         if self._verdict is not None:
             return Ending("hung", self._verdict)
         if code < 0:
             return Ending("killed", f"was killed by {signal.Signals(-code).name}")
-        return Ending("exited", f"ended with code {code}")
+        return Ending("exited", f"ended with code {code}" if self._refusal is None else self._refusal)
 
 
 def _start(command: Sequence[str], descriptor: int) -> tuple[subprocess.Popen[bytes], int]:

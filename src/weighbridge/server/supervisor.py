@@ -7,31 +7,32 @@ import asyncio
 import signal
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import randbelow
-from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
+from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.channel import Word
 from weighbridge.server.control import WorkerReport
+from weighbridge.server.lineup import Stopping
 from weighbridge.server.listener import most_connections
+from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.process import TICK_SECONDS, WorkerProcess
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.settings import InvalidSettings, Settings
 
 _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 30.0
-_FIXED = ("host", "port", "workers", "admin_host", "admin_port", "admin_token", "log_level", "log_format")
-
-
-class CannotStart(Exception):
-    """A worker did not come up when the service was started; the message is the reason."""
+_FIXED = (
+    *("host", "port", "workers", "admin_host", "admin_port", "admin_token", "models", "models_watch"),
+    *("log_level", "log_format"),
+)
 
 
 def _do_nothing() -> None:
@@ -53,7 +54,8 @@ class Slot:
 class Supervisor:
     """Keeps `settings.workers` workers, each run by `command`, and gives them the connections of a listener.
 
-    `reread` reads the settings anew when SIGHUP comes, and raises InvalidSettings.
+    They serve the models that `rollouts` decides on. `reread` reads the settings anew when SIGHUP comes, and raises
+    InvalidSettings.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Supervisor:
         settings: Settings,
         listener: socket.socket,
         logger: FilteringBoundLogger,
+        rollouts: Rollouts,
         reread: Callable[[], Settings],
         *,
         inherited: bool,
@@ -69,6 +72,7 @@ class Supervisor:
         self._command = command
         self._settings = settings
         self._logger = logger
+        self._rollouts = rollouts
         self._reread = reread
         self._acceptor = Acceptor(listener, self._give, inherited=inherited)
         self._slots = [Slot(number) for number in range(settings.workers)]
@@ -76,6 +80,7 @@ class Supervisor:
         self._totals = Totals()
         self._restarts = Counter(dict.fromkeys(("exited", "killed", "hung"), 0))
         self._waiting: list[socket.socket] = []
+        self._prepared: set[WorkerProcess] = set()
         self._most_connections = most_connections(settings)
         self._started = False
         self._last_call = False
@@ -90,7 +95,10 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
-            await self._start()
+            with suppress(Stopping):
+                async with self._rollouts.changing:
+                    await self._rollouts.start(self)
+                    await self._start()
             if self._started:
                 self._tick()
                 on_ready()
@@ -111,10 +119,9 @@ class Supervisor:
 
     def workers(self) -> list[WorkerReport]:
         """A report on each worker."""
-        now = monotonic()
         return [
             WorkerReport(
-                worker.pid, worker.state, round(now - worker.began, 3), worker.connections, slot.restarts, slot.reason
+                worker.pid, worker.state, round(worker.age, 3), worker.connections, slot.restarts, slot.reason
             )
             for worker, slot in self._workers.items()
         ]
@@ -124,7 +131,8 @@ class Supervisor:
         statuses = [worker.status(slot.number) for worker, slot in self._workers.items()]
         statuses += [WorkerStatus(slot.number, None, WorkerState.WAITING) for slot in self._slots if not slot.worker]
         memories = [worker.scoreboard.metrics for worker in self._workers]
-        return self._totals.exposition(memories, process_families(statuses, self._restarts, self._settings))
+        processes = process_families(statuses, self._restarts, self._settings)
+        return self._totals.exposition(memories, [*processes, *self._rollouts.metrics()])
 
     # Start and stop
 
@@ -147,6 +155,7 @@ class Supervisor:
         second = self._stopping.is_set()
         notify("STOPPING=1")
         self._stopping.set()
+        self._rollouts.stop()
         if second or not self._started:
             self._at_once.set()
             for worker in self._workers:
@@ -175,6 +184,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         self._stopping.set()
+        self._rollouts.stop()
         self._acceptor.stop()
         for worker in self._workers:
             worker.kill("the service has ended")
@@ -204,7 +214,9 @@ class Supervisor:
         slot.cancel_refill = asyncio.get_running_loop().call_later(delay, self._fill, slot).cancel
 
     def _spawn(self, slot: Slot) -> WorkerProcess:
-        worker = WorkerProcess(self._command, self._settings, most_connections=self._most_connections)
+        worker = WorkerProcess(
+            self._command, self._settings, self._rollouts.lineup, most_connections=self._most_connections
+        )
         self._workers[worker] = slot
         loop = asyncio.get_running_loop()
         loop.add_reader(worker.channel.fileno(), self._listen_to, worker)
@@ -215,12 +227,16 @@ class Supervisor:
     def _listen_to(self, worker: WorkerProcess) -> None:
         with suppress(BlockingIOError):
             while True:
-                word, _, descriptors = worker.channel.receive()
-                if word is Word.READY:
+                word, text, descriptors = worker.channel.receive()
+                if word is Word.CONNECTIONS:
+                    self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
+                elif word is Word.READY:
                     worker.ready()
+                    if worker.live != self._rollouts.lineup.live:  # that was decided while it started
+                        self._renew(worker)
                     self._offer()
                 else:
-                    self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
+                    worker.answered(word, text)
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -245,11 +261,75 @@ class Supervisor:
         asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         for worker in list(self._workers):
             worker.look()
-            if worker.silent_seconds >= self._settings.hang_timeout:
+            if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
+                worker.kill(f"it has not come up within {self._longest_start:g} s")
+            elif worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
                 self._give(worker.never_received())
         self._offer()
+
+    # Models
+
+    async def prepare(self, name: str, version: str) -> None:
+        """Have one worker after the other open a version: others have the processor to themselves meanwhile.
+
+        Raises ModelRefused.
+        """
+        while (worker := next(self._not_prepared(), None)) is not None:
+            try:
+                async with asyncio.timeout(self._settings.load_timeout):
+                    await worker.ask(Word.PREPARE, f"{name} {version}")
+            except TimeoutError as exc:
+                self._renew(worker)  # whatever it does there, it can only be ended with the process
+                expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
+                raise ModelRefused(f"models/{name}/{version}: {expected}, got one that did not") from exc
+            self._prepared.add(worker)
+
+    async def commit(self) -> None:
+        """Have those who have prepared a version serve it, and replace all others."""
+        prepared, self._prepared = self._prepared, set()
+        for worker in list(self._workers):
+            if worker.state is WorkerState.READY and worker not in prepared:
+                self._renew(worker)
+        await asyncio.gather(*(self._commit(worker) for worker in prepared))
+
+    async def _commit(self, worker: WorkerProcess) -> None:
+        worker.live = self._rollouts.lineup.live
+        try:
+            async with asyncio.timeout(self._settings.hang_timeout):
+                await worker.ask(Word.COMMIT)
+        except (TimeoutError, ModelRefused):
+            worker.kill("did not serve the version that was decided on")
+
+    def abort(self) -> None:
+        """Have every worker forget what it has prepared, or is preparing."""
+        self._prepared.clear()
+        for worker in self._workers:
+            worker.channel.send(Word.ABORT)
+
+    def tell(self) -> None:
+        """Let every worker know the catalogue."""
+        with suppress(OSError), self._rollouts.lineup.lent() as lineup:  # without descriptors the next one will do
+            for worker in self._workers:
+                worker.channel.send(Word.CATALOGUE, "", [lineup])
+
+    def _not_prepared(self) -> Iterator[WorkerProcess]:
+        return (
+            worker for worker in self._workers if worker.state is WorkerState.READY and worker not in self._prepared
+        )
+
+    def _renew(self, worker: WorkerProcess) -> None:
+        """Have another worker in the place of one that does not serve what was decided on; nothing is lost by that."""
+        slot = self._workers[worker]
+        slot.worker = None
+        worker.retire(Word.RETIRE)
+        self._fill(slot)
+
+    @property
+    def _longest_start(self) -> float:
+        """Seconds after which a worker should have come up: each of its models was opened in time before."""
+        return self._settings.load_timeout * (1 + len(self._rollouts.lineup.live))
 
     # Rolling
 
@@ -260,9 +340,10 @@ class Supervisor:
     async def _roll(self, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:
             await asyncio.wait({previous})
-        notify_reloading()
-        await self._replace_all()
-        notify("READY=1")
+        async with self._rollouts.changing:
+            notify_reloading()
+            await self._replace_all()
+            notify("READY=1")
 
     async def _replace_all(self) -> None:
         """Replace every worker by one with the settings read anew; if the first does not come up, change nothing."""
@@ -271,30 +352,33 @@ class Supervisor:
         except InvalidSettings as exc:
             self._refuse_reload(str(exc))
             return
-        former, self._settings = self._settings, settings
-        fixed = [name for name in _FIXED if getattr(former, name) != getattr(settings, name)]
+        former = self._settings
+        fixed = {name: getattr(former, name) for name in _FIXED if getattr(former, name) != getattr(settings, name)}
         if fixed:
-            self._logger.warning("settings_need_a_restart", settings=fixed)
+            self._logger.warning("settings_need_a_restart", settings=list(fixed))
+        self._settings = settings.model_copy(update=fixed)
         for slot in self._slots:
             worker, failures = await self._come_up(slot), 0
-            if worker is None and slot is self._slots[0]:
+            if isinstance(worker, str) and slot is self._slots[0]:
                 self._settings = former
-                self._refuse_reload("expected a worker with the new settings to come up, got one that did not")
+                self._refuse_reload(f"expected a worker with the new settings to come up, got one that {worker}")
                 return
-            while worker is None:
+            while isinstance(worker, str):
                 failures += 1
                 await asyncio.sleep(_backoff(failures))
                 worker = await self._come_up(slot)
             await self._succeed(slot, worker)
+        self._rollouts.heed(self._settings)
         self._logger.info("reloaded")
 
-    async def _come_up(self, slot: Slot) -> WorkerProcess | None:
-        """A new worker for the slot, once it is ready; None when it does not come to that."""
+    async def _come_up(self, slot: Slot) -> WorkerProcess | str:
+        """A new worker for the slot, once it is ready; or what became of it."""
         try:
             worker = self._spawn(slot)
-        except OSError:
-            return None
-        return worker if await worker.came_up and not worker.gone.is_set() else None
+        except OSError as exc:
+            return f"could not be started: {exc.strerror}"
+        await worker.came_up
+        return worker if worker.ending is None else worker.ending.words
 
     def _refuse_reload(self, reason: str) -> None:
         self._logger.error("reload_refused", reason=reason)

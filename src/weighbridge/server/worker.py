@@ -9,18 +9,21 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
+from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
+from weighbridge.server.lineup import Lineup
 from weighbridge.server.listener import tls_context
+from weighbridge.server.opening import Models, NoModels, Opening
 from weighbridge.server.protocol import GateProtocol
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
@@ -29,27 +32,68 @@ _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _M_ARENA_MAX = -8
 _LARGE_BLOCK = 128 * 1024
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
+_LONGEST_REASON = 4096  # characters
 
 
 class Factory(Protocol):
     """Makes the application of a worker."""
 
-    def __call__(self, settings: Settings, memory: memoryview) -> ASGIApp:
-        """The application, which counts in `memory`."""
+    def __call__(self, settings: Settings, memory: memoryview, live: Mapping[str, str]) -> ASGIApp:
+        """The application, which counts in `memory`, and serves the versions that are `live` by their models' names.
+
+        Its lifespan raises ModelRefused when one of them cannot be served.
+        """
         ...
 
 
+class _Application:
+    """An application whose start may be refused: that is no fault, and `refused` is told of it."""
+
+    def __init__(self, app: ASGIApp, refused: Callable[[str], None]) -> None:
+        self._app = app
+        self._refused = refused
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer a request as the application does."""
+        if scope["type"] == "lifespan":
+            return self._live(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        failure: list[Message] = []
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":  # with a traceback, which is written unless it is refused
+                failure.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except ModelRefused as exc:
+            self._refused(str(exc))
+            failure = [{"type": "lifespan.startup.failed"}]
+        finally:
+            for message in failure:
+                await send(message)
+
+
 class DataPlane(uvicorn.Server):
-    """uvicorn's server behind the gate, without a listener: whoever accepts connections gives them to `adopt`."""
+    """uvicorn's server behind the gate, without a listener: whoever accepts connections gives them to `adopt`.
+
+    When the application cannot serve a model, `refusal` says why.
+    """
 
     def __init__(
         self, factory: Callable[[], ASGIApp], settings: Settings, gate: Gate, on_started: Callable[[], None]
     ) -> None:
         tls = tls_context(settings)
+        self.refusal: str | None = None
         super().__init__(
             uvicorn.Config(
-                factory,
+                lambda: _Application(factory(), self._refused),
                 factory=True,
+                interface="asgi3",
                 http=GateProtocol.bound_to(gate),
                 ws="none",
                 lifespan="on",
@@ -73,6 +117,15 @@ class DataPlane(uvicorn.Server):
         self._gate.start(asyncio.get_running_loop())
         settle_memory()
         self._on_started()
+
+    def _refused(self, reason: str) -> None:
+        self.refusal = reason
+
+    @property
+    def models(self) -> Models:
+        """Those of the application, once it has started."""
+        models: Models = self.lifespan.state.get("models", NoModels())
+        return models
 
     @property
     def connections(self) -> int:
@@ -148,20 +201,32 @@ def settle_memory() -> None:
 
 
 class Worker:
-    """A data plane that is directed by a supervisor, over a channel."""
+    """A data plane that is directed by a supervisor, over a channel, and begins with a lineup."""
 
-    def __init__(self, factory: Factory, channel: Channel, settings: Settings, scoreboard: Scoreboard) -> None:
+    def __init__(
+        self, factory: Factory, channel: Channel, settings: Settings, scoreboard: Scoreboard, lineup: Lineup
+    ) -> None:
         self._channel = channel
+        self._lineup = lineup
         self._gate = Gate(settings, scoreboard.vitals)
-        self.plane = DataPlane(lambda: factory(settings, scoreboard.metrics), settings, self._gate, self._started)
+        self._preparing: asyncio.Task[None] | None = None
+        self.plane = DataPlane(
+            lambda: factory(settings, scoreboard.metrics, lineup.live), settings, self._gate, self._started
+        )
 
     def run(self) -> None:
         """Serve until the supervisor says otherwise, or is gone."""
         tune_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self.plane.serve(sockets=[]))
+            try:
+                runner.run(self.plane.serve(sockets=[]))
+            finally:
+                if self.plane.refusal is not None:
+                    self._channel.send(Word.FAILED, f"0 {self.plane.refusal[:_LONGEST_REASON]}")
 
     def _started(self) -> None:
+        self._opening = Opening(self.plane.models)
+        self.plane.models.tell(self._lineup.catalogue)
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self.heed)
         self._channel.send(Word.READY)
 
@@ -176,16 +241,45 @@ class Worker:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self.plane.close()
 
-    def _obey(self, word: Word, number: str, descriptors: list[int]) -> None:
-        if word is Word.CONNECTIONS:
-            self.plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
-            self._gate.vitals.closed += int(number) - len(descriptors)  # there were no descriptors for the others
-        elif word is Word.DRAIN:
-            self.plane.drain()
+    def _obey(self, word: Word, text: str, descriptors: list[int]) -> None:
+        match word:
+            case Word.CONNECTIONS:
+                self.plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
+                self._gate.vitals.closed += int(text) - len(descriptors)  # there were no descriptors for the others
+            case Word.PREPARE:
+                self._preparing = asyncio.ensure_future(self._prepare(*text.split()))
+            case Word.COMMIT:
+                self._opening.install()
+                self._channel.send(Word.DONE, text)
+            case Word.ABORT:
+                self._abort()
+            case Word.CATALOGUE:
+                self._tell(descriptors)
+            case Word.DRAIN:
+                self.plane.drain()
+            case _:
+                if word is Word.RETIRE:
+                    self._gate.give_back = self._give_back
+                self.plane.close()
+
+    async def _prepare(self, number: str, name: str, version: str) -> None:
+        try:
+            await self._opening.prepare(name, version)
+        except ModelRefused as exc:
+            self._channel.send(Word.FAILED, f"{number} {str(exc)[:_LONGEST_REASON]}")
         else:
-            if word is Word.RETIRE:
-                self._gate.give_back = self._give_back
-            self.plane.close()
+            self._channel.send(Word.DONE, number)
+
+    def _abort(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._opening.drop()
+
+    def _tell(self, descriptors: list[int]) -> None:
+        for descriptor in descriptors:  # there is none when it finds no room: the next catalogue will
+            catalogue = Lineup.read(descriptor).catalogue
+            os.close(descriptor)
+            self.plane.models.tell(catalogue)
 
     def _give_back(self, descriptor: int) -> bool:
         return self._channel.send(Word.CONNECTIONS, "1", [descriptor])
@@ -197,7 +291,8 @@ def work(factory: Factory) -> None:
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    _, snapshot, [descriptor] = channel.receive()  # it was sent before this process began
-    scoreboard = Scoreboard(descriptor)
-    os.close(descriptor)  # the mapping stays
-    Worker(factory, channel, Settings.restore(snapshot), scoreboard).run()
+    _, snapshot, [memory, written] = channel.receive()  # it was sent before this process began
+    scoreboard, lineup = Scoreboard(memory), Lineup.read(written)
+    os.close(memory)  # the mapping stays
+    os.close(written)
+    Worker(factory, channel, Settings.restore(snapshot), scoreboard, lineup).run()

@@ -12,6 +12,7 @@ import uvloop
 
 from tests.waiting import DEADLINE
 from weighbridge.server.control import ControlPlane, WorkerReport, serve_control
+from weighbridge.server.lineup import Lineup, Outcome
 from weighbridge.server.listener import listen
 
 REPORT = WorkerReport(pid=7, state="ready", age_seconds=1.5, connections=2, restarts=1, reason="killed by SIGKILL")
@@ -34,6 +35,33 @@ class FakeFleet:
         return self.text
 
 
+class FakeOperator:
+    """Operates on a model m, of which version 2 is live; a test says how."""
+
+    def __init__(self) -> None:
+        self.lineup = Lineup()
+        self.asked: list[tuple[str, ...]] = []
+        self.failure: Exception | None = None
+        self.done = threading.Event()
+        self.done.set()
+
+    async def activate(self, name: str, version: str) -> Outcome:
+        return await self._operate("activate", name, version)
+
+    async def rollback(self, name: str) -> Outcome:
+        return await self._operate("rollback", name)
+
+    async def reload(self, name: str) -> Outcome:
+        return await self._operate("reload", name)
+
+    async def _operate(self, *asked: str) -> Outcome:
+        self.asked.append(asked)
+        await asyncio.to_thread(self.done.wait, DEADLINE)
+        if self.failure is not None:
+            raise self.failure
+        return Outcome("m", "2", "1", persisted=False)
+
+
 class Reply:
     """A whole reply, taken apart."""
 
@@ -52,8 +80,9 @@ class Reply:
 class Admin:
     """An admin listener that answers."""
 
-    def __init__(self, fleet: FakeFleet, address: tuple[str, int]) -> None:
+    def __init__(self, fleet: FakeFleet, operator: FakeOperator, address: tuple[str, int]) -> None:
         self.fleet = fleet
+        self.operator = operator
         self.address = address
         self.failures: list[tuple[Exception, str]] = []
 
@@ -88,13 +117,18 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 def administered(fleet: FakeFleet, token: str | None = None) -> Iterator[Admin]:
     """An admin listener, in a thread and a loop of its own."""
     listener = listen("127.0.0.1", 0)
-    admin = Admin(fleet, listener.getsockname())
+    admin = Admin(fleet, FakeOperator(), listener.getsockname())
     started = threading.Event()
     loop = uvloop.new_event_loop()
     stop = asyncio.Event()
 
     async def run() -> None:
-        app = ControlPlane(fleet, token=token, failed=lambda exc, request_id: admin.failures.append((exc, request_id)))
+        app = ControlPlane(
+            fleet,
+            admin.operator,
+            token=token,
+            failed=lambda exc, request_id: admin.failures.append((exc, request_id)),
+        )
         async with serve_control(app, listener):
             started.set()
             await stop.wait()

@@ -2,18 +2,23 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from tests.unit.server.administered import Admin, FakeFleet, Reply, administered, read_to_the_end
+from tests.unit.server.administered import Admin, FakeFleet, FakeOperator, Reply, administered, read_to_the_end
 from tests.unit.server.behind_gate import FakeTransport
+from tests.waiting import until
+from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
+from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.control import ControlPlane, WorkerReport, _Connection
+from weighbridge.server.lineup import Lineup, Stopping
 
 CREDENTIAL = "sixteen-characters"
-PATHS = ("/", "/livez", "/readyz", "/metrics", "/workers")
+PATHS = ("/", "/livez", "/readyz", "/metrics", "/workers", "/models")
 
 
 class BrokenFleet(FakeFleet):
@@ -133,6 +138,127 @@ def test_of_two_request_ids_none_is_taken(admin: Admin) -> None:
     assert reply.headers["x-request-id"] not in {"one", "two"}
 
 
+# Models
+
+OPERATIONS = {
+    "/models/m/versions/2/activate": ("activate", "m", "2"),
+    "/models/m/rollback": ("rollback", "m"),
+    "/models/m/reload": ("reload", "m"),
+}
+
+
+def test_models_is_the_catalogue(admin: Admin) -> None:
+    versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
+    admin.operator.lineup = Lineup({"m": "2"}, {"m": ModelEntry("m", "2", None, versions, "1 is broken")})
+
+    assert admin.ask("/models").json == [
+        {
+            "name": "m",
+            "live": "2",
+            "previous": None,
+            "versions": [
+                {"version": "1", "state": "refused", "reason": "it is broken"},
+                {"version": "2", "state": "live", "reason": None},
+            ],
+            "reason": "1 is broken",
+        }
+    ]
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+@pytest.mark.parametrize("lines", [(), ("Content-Length: 900",), ("Content-Length: 9", "Expect: 100-continue")])
+def test_an_operation_tells_what_became_of_it_whatever_body_there_is(
+    admin: Admin, path: str, lines: tuple[str, ...]
+) -> None:
+    reply = admin.ask(path, *lines, method="POST")
+
+    assert (reply.status, reply.json) == (200, {"model": "m", "live": "2", "previous": "1", "persisted": False})
+    assert admin.operator.asked == [OPERATIONS[path]]
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ModelNotFound(), 404, "model_not_found"),
+        (VersionNotFound(), 404, "version_not_found"),
+        (NothingToRollBack(), 409, "nothing_to_roll_back"),
+        (ModelRefused("models/m/2/model.toml: it is broken"), 422, "model_refused"),
+        (Stopping(), 503, "not_ready"),
+    ],
+)
+def test_an_operation_that_fails_says_why(admin: Admin, path: str, failure: Exception, status: int, code: str) -> None:
+    admin.operator.failure = failure
+
+    reply = admin.ask(path, method="POST")
+
+    assert (reply.status, reply.json["code"]) == (status, code)
+    assert reply.json["detail"] == (str(failure) or "draining")
+
+
+def test_an_operation_may_take_longer_than_anything_else(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weighbridge.server.control._PATIENCE_SECONDS", 0.05)
+    admin.operator.done.clear()
+    with admin.connect() as connection:
+        connection.sendall(b"POST /models/m/reload HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert admin.send(b"") == b""  # a younger connection is cut already, for its silence
+        admin.operator.done.set()
+
+        assert Reply(read_to_the_end(connection)).status == 200
+
+
+def test_the_end_waits_for_an_operation_though_nobody_else_does() -> None:
+    with administered(FakeFleet()) as admin:
+        admin.operator.done.clear()
+        with admin.connect() as connection:
+            connection.sendall(b"POST /models/m/reload HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            until(lambda: admin.operator.asked)
+        threading.Timer(0.1, admin.operator.done.set).start()
+
+    assert admin.operator.done.is_set()
+
+
+def test_a_path_of_an_operation_takes_only_post(admin: Admin) -> None:
+    reply = admin.ask("/models/m/rollback")
+
+    assert (reply.status, reply.headers["allow"]) == (405, "POST")
+    assert not admin.operator.asked
+
+
+@pytest.mark.parametrize("path", ["/models/m", "/models//rollback", "/models/m/n/rollback", "/models/m%2Fn/rollback"])
+def test_a_path_of_no_operation_is_not_found(admin: Admin, path: str) -> None:
+    assert admin.ask(path, method="POST").status == 404
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Origin: http://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"],
+)
+def test_no_page_of_another_site_may_operate(admin: Admin, line: str) -> None:
+    reply = admin.ask("/models/m/rollback", line, method="POST")
+
+    assert (reply.status, reply.json["code"]) == (403, "forbidden")
+    assert not admin.operator.asked
+
+
+@pytest.mark.parametrize("line", ["Origin: http://localhost", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"])
+def test_who_asks_from_this_machine_may_operate(admin: Admin, line: str) -> None:
+    assert admin.ask("/models/m/rollback", line, method="POST").status == 200
+
+
+def test_a_page_of_another_site_may_read_what_is_public(admin: Admin) -> None:
+    assert admin.ask("/livez", "Origin: http://evil.example").status == 200
+
+
+def test_with_a_token_only_its_bearers_operate(guarded: Admin) -> None:
+    of_a_page = "Origin: http://tools.example"
+    refused = guarded.ask("/models/m/rollback", of_a_page, method="POST")
+    bearer = f"Authorization: Bearer {CREDENTIAL}"
+
+    assert (refused.status, guarded.operator.asked) == (401, [])
+    assert guarded.ask("/models/m/rollback", of_a_page, bearer, method="POST").status == 200
+
+
 # Who may ask
 
 
@@ -220,7 +346,7 @@ def test_what_follows_a_request_is_dropped_even_before_it_is_answered() -> None:
     head = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
 
     async def converse() -> bytes:
-        app = ControlPlane(FakeFleet(), token=None, failed=print)
+        app = ControlPlane(FakeFleet(), FakeOperator(), token=None, failed=print)
         transport = FakeTransport()
         connection = _Connection({}, uvicorn.Config(app, log_config=None, ws="none"), ServerState())
         connection.connection_made(transport)

@@ -19,14 +19,17 @@ from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
 from tests.unit.log import Log
+from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.logs import start_logging
 from weighbridge.server import supervisor as module
 from weighbridge.server.channel import MOST_DESCRIPTORS
+from weighbridge.server.lineup import Lineup
 from weighbridge.server.listener import listen
 from weighbridge.server.process import WorkerProcess
 from weighbridge.server.scoreboard import Scoreboard
-from weighbridge.server.supervisor import CannotStart, Supervisor
+from weighbridge.server.models import CannotStart, Rollouts
+from weighbridge.server.supervisor import Supervisor
 from weighbridge.settings import InvalidSettings, Settings
 
 SPEAKS = """
@@ -63,12 +66,6 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.fixture
-def logger(log: Log) -> Iterator[FilteringBoundLogger]:
-    with contextmanager(start_logging)(log.descriptor, level="info", log_format="json") as logger:
-        yield logger
-
-
 @dataclass
 class Supervising:
     """A supervisor, in a process that has nothing else to do."""
@@ -80,7 +77,8 @@ class Supervising:
         """A supervisor whose workers run a program."""
         patient = Settings(**{"hang_timeout": DEADLINE, **settings})
         command = [sys.executable, "-c", program]
-        return Supervisor(command, patient, self.listener, self.logger, reread, inherited=False)
+        rollouts = Rollouts(FakeShelf(), FakeProver().made(), patient, self.logger)
+        return Supervisor(command, patient, self.listener, self.logger, rollouts, reread, inherited=False)
 
     def run(self, program: str, *signals: int, **settings: Any) -> None:
         """Run one that gets these signals as soon as it is ready."""
@@ -324,7 +322,7 @@ def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.Monk
 
 def test_a_worker_takes_as_many_as_its_channel_holds_while_it_reads_nothing() -> None:
     async def main() -> None:
-        worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), most_connections=1)
+        worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), Lineup(), most_connections=1)
         with socket.socket() as connection:
             batch = [connection] * 2 * MOST_DESCRIPTORS
             while (taken := worker.take(batch)) == len(batch):

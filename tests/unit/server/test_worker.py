@@ -2,13 +2,19 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import FastAPI
 
-from weighbridge.server.channel import Channel
+from tests.waiting import DEADLINE
+from weighbridge.application.catalogue import Catalogue, ModelEntry
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
+from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.worker import DataPlane, Worker
 from weighbridge.settings import Settings
@@ -25,13 +31,159 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
 def test_a_worker_whose_supervisor_is_gone_ends(ends: tuple[Channel, Channel]) -> None:
     async def main() -> None:
         supervisors, ours = ends
-        worker = Worker(lambda *_: FastAPI(), ours, Settings(), Scoreboard.create())
+        worker = Worker(lambda *_: FastAPI(), ours, Settings(), Scoreboard.create(), Lineup())
         supervisors.close()
         worker.heed()
 
         assert worker.plane.should_exit
 
     asyncio.run(main())
+
+
+class FakeModels:
+    """Models of an application, of which version 2 of m cannot be opened and version 3 takes until it is told."""
+
+    def __init__(self) -> None:
+        self.installed: list[str] = []
+        self.told: list[Catalogue] = []
+        self.go_on = threading.Event()
+
+    def open(self, name: str, version: str) -> str:
+        if version == "2":
+            raise ModelRefused(f"models/{name}/{version}: it is broken")
+        if version == "3":
+            assert self.go_on.wait(DEADLINE)
+        return f"{name} {version}"
+
+    def install(self, opened: str) -> None:
+        self.installed.append(opened)
+
+    def tell(self, catalogue: Catalogue) -> None:
+        self.told.append(catalogue)
+
+
+class Directed:
+    """A worker that has started, and the supervisor's end of its channel."""
+
+    def __init__(self, worker: Worker, supervisor: Channel, models: FakeModels) -> None:
+        self.worker = worker
+        self.supervisor = supervisor
+        self.models = models
+
+    def say(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
+        self.supervisor.send(word, text, descriptors)
+        self.worker.heed()
+
+    async def answer(self) -> tuple[Word, str]:
+        """The next word of the worker."""
+        while True:
+            try:
+                return self.supervisor.receive()[:2]
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def directed(ends: tuple[Channel, Channel], lineup: Lineup) -> AsyncIterator[Directed]:
+    models = FakeModels()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, FakeModels]]:
+        yield {"models": models}
+
+    supervisors, ours = ends
+    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ours, Settings(), Scoreboard.create(), lineup)
+    worker.plane.config.load()
+    worker.plane.lifespan = worker.plane.config.lifespan_class(worker.plane.config)
+    await worker.plane.startup(sockets=[])
+    on = Directed(worker, supervisors, models)
+    assert await on.answer() == (Word.READY, "")
+    yield on
+    await worker.plane.shutdown()
+
+
+def test_a_worker_opens_a_version_when_it_is_told_to_and_serves_it_when_all_have(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            on.say(Word.PREPARE, "7 m 1")
+            assert await on.answer() == (Word.DONE, "7")
+            assert on.models.installed == []
+            on.say(Word.COMMIT, "8 ")
+            assert on.models.installed == ["m 1"]
+            assert await on.answer() == (Word.DONE, "8 ")
+
+    asyncio.run(main())
+
+
+def test_a_worker_says_why_it_cannot_open_a_version(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            on.say(Word.PREPARE, "7 m 2")
+            assert await on.answer() == (Word.FAILED, "7 models/m/2: it is broken")
+
+    asyncio.run(main())
+
+
+def test_a_worker_forgets_what_it_is_opening_or_has_opened_when_it_is_told_to(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            on.say(Word.ABORT)
+            on.say(Word.PREPARE, "7 m 3")
+            on.say(Word.ABORT)
+            on.say(Word.PREPARE, "8 m 1")
+            assert await on.answer() == (Word.DONE, "8")
+            on.models.go_on.set()
+            on.say(Word.COMMIT, "9 ")
+            assert on.models.installed == ["m 1"]
+
+    asyncio.run(main())
+
+
+def test_a_worker_knows_the_catalogue_from_the_start_and_whenever_it_changes(ends: tuple[Channel, Channel]) -> None:
+    first = {"m": ModelEntry("m", "1", None, ())}
+    second = {"m": ModelEntry("m", "2", "1", (), "it is so")}
+
+    async def main() -> None:
+        async with directed(ends, Lineup({"m": "1"}, first)) as on:
+            with Lineup({"m": "2"}, second).lent() as lineup:
+                on.say(Word.CATALOGUE, "", [lineup])
+            on.say(Word.CATALOGUE)  # whose descriptor found no room
+            assert on.models.told == [first, second]
+
+    asyncio.run(main())
+
+
+def test_an_application_that_does_not_start_for_another_reason_says_so_as_ever(
+    ends: tuple[Channel, Channel], caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        raise RuntimeError("a fault")
+        yield
+
+    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ends[1], Settings(), Scoreboard.create(), Lineup())
+    with pytest.raises(SystemExit):
+        worker.run()
+
+    assert "RuntimeError: a fault" in caplog.text
+    with pytest.raises(BlockingIOError):
+        ends[0].receive()
+
+
+def test_an_application_that_cannot_serve_its_models_says_so_in_one_line(
+    ends: tuple[Channel, Channel], caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        raise ModelRefused("models/m/1: it is broken")
+        yield
+
+    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ends[1], Settings(), Scoreboard.create(), Lineup())
+    with pytest.raises(SystemExit):
+        worker.run()
+
+    assert ends[0].receive()[:2] == (Word.FAILED, "0 models/m/1: it is broken")
+    assert "Traceback" not in caplog.text
 
 
 def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed() -> None:

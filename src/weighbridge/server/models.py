@@ -1,0 +1,358 @@
+"""Which version of each model is live: decided here, agreed upon by all who serve it, or undone."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Protocol, TypeVar
+
+from prometheus_client.metrics_core import Metric
+from structlog.typing import FilteringBoundLogger
+
+from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.model_metrics import model_families
+from weighbridge.adapters.repository import FoundModel, FoundVersion
+from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
+from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
+from weighbridge.server.lineup import Lineup, Outcome, Stopping
+from weighbridge.settings import Settings
+
+OPERATIONS = ("activate", "rollback", "reload", "watch")
+"""What makes another version live: three that an operator asks for, and what is found in the directory."""
+
+ResultT = TypeVar("ResultT")
+
+
+class CannotStart(Exception):
+    """The service, or what it needs, did not come up; the message is the reason."""
+
+
+class Shelf(Protocol):
+    """The directory of models."""
+
+    def scan(self) -> Mapping[str, FoundModel]:
+        """All that is there; takes its time. Raises ModelRefused when the directory cannot be read."""
+        ...
+
+    def strangers(self) -> list[str]:
+        """What is no model by its name, a sentence each. Raises ModelRefused."""
+        ...
+
+    def write_rollout(self, name: str, rollout: Rollout) -> None:
+        """Have `rollout.toml` say this from now on. Raises OSError, ModelRefused."""
+        ...
+
+
+class Prover(Protocol):
+    """Opens versions where that can do no harm, each once."""
+
+    async def prove(self, name: str, version: str) -> None:
+        """Open a version as a worker would. Raises ModelRefused."""
+        ...
+
+
+class Hosts(Protocol):
+    """All who serve the models: the workers, or the one process. Those who join serve what the lineup says."""
+
+    async def prepare(self, name: str, version: str) -> None:
+        """Have each open a version, beside those that are live. Raises ModelRefused when one cannot."""
+        ...
+
+    async def commit(self) -> None:
+        """Have each serve what it has prepared, or be replaced."""
+        ...
+
+    def abort(self) -> None:
+        """Have each forget what it has prepared."""
+        ...
+
+    def tell(self) -> None:
+        """Let each know the catalogue of the lineup."""
+        ...
+
+
+_EMBEDDED = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=True)
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A model: what is served of it, and what was found of it when it was last looked at."""
+
+    found: FoundModel | None = None
+    live: str | None = None
+    fingerprint: str | None = None
+    previous: str | None = None
+    reason: str | None = None
+    refused: dict[str, tuple[FoundVersion, str]] = field(default_factory=dict)
+
+    def entry(self, name: str) -> ModelEntry:
+        """What the catalogue says of it."""
+        versions = {} if self.found is None else self.found.versions
+        if self.live is not None and self.live not in versions:
+            versions = {**versions, self.live: FoundVersion()}
+        entries = tuple(self._entry(version, found) for version, found in versions.items())
+        return ModelEntry(name, self.live, self.previous, entries, self.reason)
+
+    def _entry(self, version: str, found: FoundVersion) -> VersionEntry:
+        refused_as, reason = self.refused.get(version, (None, None))
+        reason = reason if refused_as == found else found.reason
+        if version == self.live:
+            return VersionEntry(version, VersionState.LIVE, reason)
+        return VersionEntry(version, VersionState.AVAILABLE if reason is None else VersionState.REFUSED, reason)
+
+
+class Rollouts:
+    """Decides which version of each model is live, one operation at a time.
+
+    Whoever else changes what all workers serve holds `changing` meanwhile. `make_prover` makes the one that proves
+    versions with the settings of the moment.
+    """
+
+    def __init__(
+        self, shelf: Shelf, make_prover: Callable[[Settings], Prover], settings: Settings, logger: FilteringBoundLogger
+    ) -> None:
+        self.changing = asyncio.Lock()
+        self.lineup = Lineup()
+        self._shelf = shelf
+        self._make_prover = make_prover
+        self._prover = make_prover(settings)
+        self._logger = logger
+        self._standings: dict[str, _Standing] = {}
+        self._operations = Counter[tuple[str, str, str]]()
+        self._hosts: Hosts
+        self._running: set[asyncio.Task[Any]] = set()
+        self._unreadable: str | None = None
+        self._stopped = False
+
+    def metrics(self) -> Iterable[Metric]:
+        """The families of series about models."""
+        of_each = product(self._standings, OPERATIONS, ("success", "refused"))
+        counts = {operation: self._operations[operation] for operation in of_each}
+        live = {entry.name: entry.live for entry in self.lineup.catalogue.values() if entry.live is not None}
+        return model_families(live, counts)
+
+    def heed(self, settings: Settings) -> None:
+        """Prove versions with these settings from now on."""
+        self._prover = self._make_prover(settings)
+
+    async def start(self, hosts: Hosts) -> None:
+        """Decide what is live from the start, for `hosts` that are yet to be started. The caller holds `changing`.
+
+        Raises CannotStart, Stopping.
+        """
+        await self._run(self._start(hosts))
+
+    async def activate(self, name: str, version: str) -> Outcome:
+        """Make a version live. Raises ModelNotFound, VersionNotFound, ModelRefused, Stopping."""
+        return await self._run(self._activate(name, version))
+
+    async def rollback(self, name: str) -> Outcome:
+        """Make live what was so before. Raises ModelNotFound, NothingToRollBack, ModelRefused, Stopping."""
+        return await self._run(self._roll_back(name))
+
+    async def reload(self, name: str) -> Outcome:
+        """Make live what the directory says, opened anew if it has changed.
+
+        Raises ModelNotFound, ModelRefused, Stopping.
+        """
+        return await self._run(self._reload(name))
+
+    async def reconcile(self) -> None:
+        """Do the same for every model of which anything has changed; what is refused is logged."""
+        with suppress(Stopping):
+            await self._run(self._reconcile())
+
+    def stop(self) -> None:
+        """Undo what is not decided yet, and refuse all else from now on."""
+        self._stopped = True
+        for task in self._running:
+            task.cancel()
+
+    async def _run(self, operation: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """The result of an operation, which goes on when nobody waits for it any more. Raises Stopping."""
+        task = asyncio.ensure_future(operation)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        if self._stopped:
+            task.cancel()
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise Stopping
+        return task.result()
+
+    async def _start(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        try:
+            found = await asyncio.to_thread(self._shelf.scan)
+            strangers = await asyncio.to_thread(self._shelf.strangers)
+        except ModelRefused as exc:
+            raise CannotStart(f"WEIGHBRIDGE_MODELS: {exc}") from exc
+        if strangers:
+            self._logger.warning("models_passed_over", reasons=strangers)
+        for name, model in found.items():
+            standing = self._standings[name] = _Standing(model)
+            if model.problem is None and not model.versions:
+                continue
+            try:
+                version, version_found = _wanted(name, model)
+                await self._prove(name, version, version_found)
+            except ModelRefused as exc:
+                raise CannotStart(str(exc)) from exc
+            previous = None if model.rollout is None else model.rollout.previous
+            standing.live, standing.fingerprint, standing.previous = version, version_found.fingerprint, previous
+        self._line_up()
+
+    async def _activate(self, name: str, version: str) -> Outcome:
+        async with self.changing:
+            if (name, version) == (_EMBEDDED.model, _EMBEDDED.live):
+                return _EMBEDDED
+            standing = await self._look_at(name)
+            if standing.found is None or version not in standing.found.versions:
+                raise VersionNotFound
+            with self._recorded(name, "activate"):
+                return await self._make_live(name, version, standing.found.versions[version], pin=True)
+
+    async def _roll_back(self, name: str) -> Outcome:
+        async with self.changing:
+            if name == _EMBEDDED.model:
+                raise NothingToRollBack
+            standing = await self._look_at(name)
+            version = standing.previous
+            if version is None or standing.found is None or version not in standing.found.versions:
+                raise NothingToRollBack
+            with self._recorded(name, "rollback"):
+                return await self._make_live(name, version, standing.found.versions[version], pin=True)
+
+    async def _reload(self, name: str) -> Outcome:
+        async with self.changing:
+            if name == _EMBEDDED.model:
+                return _EMBEDDED
+            standing = await self._look_at(name)
+            with self._recorded(name, "reload"):
+                return await self._make_live(name, *_wanted(name, standing.found), pin=False)
+
+    async def _reconcile(self) -> None:
+        async with self.changing:
+            try:
+                found = await asyncio.to_thread(self._shelf.scan)
+            except ModelRefused as exc:
+                if self._unreadable != str(exc):
+                    self._unreadable = str(exc)
+                    self._logger.error("models_unreadable", reason=str(exc))
+                return
+            self._unreadable = None
+            for name in sorted({*found, *self._standings}):
+                standing = self._standings.setdefault(name, _Standing())
+                if standing.found != found.get(name):
+                    standing.found = found.get(name)
+                    await self._follow(name, standing)
+            self._line_up()
+
+    async def _follow(self, name: str, standing: _Standing) -> None:
+        """Make live what the directory says, if that can be served."""
+        if standing.found is None:
+            standing.reason = f"models/{name}: expected a directory, got nothing; what was live serves on"
+            self._logger.warning("model_gone", model=name, live=standing.live)
+            return
+        with suppress(ModelRefused), self._recorded(name, "watch"):  # it is logged, and kept as the reason
+            await self._make_live(name, *_wanted(name, standing.found), pin=False)
+
+    async def _look_at(self, name: str) -> _Standing:
+        """How a model stands, by what is in the directory now. Raises ModelNotFound, ModelRefused."""
+        found = (await asyncio.to_thread(self._shelf.scan)).get(name)
+        if found is None and name not in self._standings:
+            raise ModelNotFound
+        standing = self._standings.setdefault(name, _Standing())
+        standing.found = found
+        return standing
+
+    @contextmanager
+    def _recorded(self, name: str, operation: str) -> Iterator[None]:
+        """Count and remember how an operation ends, and let everyone know."""
+        standing = self._standings[name]
+        before = standing.live, standing.fingerprint
+        try:
+            yield
+        except ModelRefused as exc:
+            standing.reason = str(exc)
+            self._operations[name, operation, "refused"] += 1
+            self._logger.error("model_refused", model=name, operation=operation, live=standing.live, reason=str(exc))
+            raise
+        else:
+            standing.reason = None
+            if operation != "watch" or before != (standing.live, standing.fingerprint):
+                self._operations[name, operation, "success"] += 1
+        finally:
+            self._line_up()
+
+    async def _make_live(self, name: str, version: str, found: FoundVersion, *, pin: bool) -> Outcome:
+        """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused."""
+        standing = self._standings[name]
+        is_served = (version, found.fingerprint) == (standing.live, standing.fingerprint)
+        if not is_served:
+            await self._agree(name, version, found)
+        previous = standing.previous if version == standing.live else standing.live
+        persisted = not pin or await self._persist(name, Rollout(live=version, previous=previous))
+        if not is_served:
+            standing.live, standing.fingerprint, standing.previous = version, found.fingerprint, previous
+            self._line_up()
+            await self._hosts.commit()
+            self._logger.info("model_live", model=name, version=version, previous=previous, persisted=persisted)
+        return Outcome(name, version, previous, persisted)
+
+    async def _agree(self, name: str, version: str, found: FoundVersion) -> None:
+        """Prove a version, and have all prepare it. Raises ModelRefused."""
+        standing = self._standings[name]
+        try:
+            await self._prove(name, version, found)
+            await self._hosts.prepare(name, version)
+        except ModelRefused as exc:
+            standing.refused[version] = found, str(exc)
+            self._hosts.abort()
+            raise
+        except asyncio.CancelledError:
+            self._hosts.abort()
+            raise
+        standing.refused.pop(version, None)
+
+    async def _prove(self, name: str, version: str, found: FoundVersion) -> None:
+        """Have a version proven whose files are in order. Raises ModelRefused."""
+        if found.reason is not None:
+            raise ModelRefused(found.reason)
+        await self._prover.prove(name, version)
+
+    async def _persist(self, name: str, rollout: Rollout) -> bool:
+        """Write the rollout, unless it is there; whether that could be done."""
+        found = self._standings[name].found
+        if found is not None and found.rollout == rollout:
+            return True
+        try:
+            await asyncio.to_thread(self._shelf.write_rollout, name, rollout)
+        except (OSError, ModelRefused) as exc:
+            self._logger.warning("rollout_not_written", model=name, live=rollout.live, reason=str(exc))
+            return False
+        return True
+
+    def _line_up(self) -> None:
+        """Have the lineup say how all stands, and let everyone know if that is new."""
+        former, standings = self.lineup, sorted(self._standings.items())
+        live = {name: standing.live for name, standing in standings if standing.live is not None}
+        catalogue = {name: standing.entry(name) for name, standing in standings}
+        self.lineup = Lineup(live, {EMBEDDED.name: EMBEDDED, **catalogue})
+        if self.lineup != former:
+            self._hosts.tell()
+
+
+def _wanted(name: str, model: FoundModel | None) -> tuple[str, FoundVersion]:
+    """The version that should be live. Raises ModelRefused."""
+    if model is None:
+        raise ModelRefused(f"models/{name}: expected a directory, got nothing")
+    if model.problem is not None:
+        raise ModelRefused(model.problem)
+    if model.wanted is None:
+        raise ModelRefused(f"models/{name}: expected a version, got none")
+    if model.wanted not in model.versions:
+        raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {model.wanted}")
+    return model.wanted, model.versions[model.wanted]

@@ -1,0 +1,78 @@
+"""How a process opens a version of a model while it serves others."""
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from weighbridge.application.catalogue import Catalogue
+from weighbridge.domain.errors import ModelRefused
+
+
+class Models(Protocol):
+    """The models of an application: what it has under the key `models` in the state of its lifespan."""
+
+    def open(self, name: str, version: str) -> Any:
+        """Load a version, whatever takes time; in any thread. Raises ModelRefused."""
+        ...
+
+    def install(self, opened: Any) -> None:
+        """Have it answer all requests that begin from now on; on the event loop."""
+        ...
+
+    def tell(self, catalogue: Catalogue) -> None:
+        """What is known of all models from now on; on the event loop."""
+        ...
+
+
+class NoModels:
+    """Those of an application that serves none by name."""
+
+    def open(self, _name: str, _version: str) -> Any:
+        """Raises ModelRefused."""
+        raise ModelRefused("expected an application that serves models, got another one")
+
+    def install(self, _opened: Any) -> None:
+        """There is never one to install."""
+
+    def tell(self, _catalogue: Catalogue) -> None:
+        """There is nobody to tell."""
+
+
+class Opening:
+    """A version that is opened beside those that are live, one at a time."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self._opened: Any = None
+
+    async def prepare(self, name: str, version: str) -> None:
+        """Open a version. Raises ModelRefused.
+
+        The thread is this version's own, and may outlive a process that ends: one that never comes to an end holds up
+        nothing.
+        """
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # so it cannot be cancelled: whoever waits for it just goes away
+        threading.Thread(target=_run, args=(self.models, name, version, future), daemon=True).start()
+        self._opened = await asyncio.wrap_future(future)
+
+    def install(self) -> None:
+        """Serve what was opened."""
+        opened, self._opened = self._opened, None
+        self.models.install(opened)
+
+    def drop(self) -> None:
+        """Forget what was opened."""
+        self._opened = None
+
+
+def _run(models: Models, name: str, version: str, future: Future[Any]) -> None:
+    try:
+        future.set_result(models.open(name, version))
+    except ModelRefused as exc:
+        future.set_exception(exc)
+    except Exception as exc:
+        future.set_exception(
+            ModelRefused(f"models/{name}/{version}: expected it to open, got {type(exc).__name__}: {exc}")
+        )

@@ -1,0 +1,175 @@
+"""Operations on models of the real service, under load and with broken artefacts."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+import weighbridge
+from tests.integration.service import Service, run, serving
+from tests.waiting import DEADLINE, until
+
+ROW = {"features": [1.0, 1.0]}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A model m whose version 1 predicts 1 of the row, and version 2 predicts 2."""
+    for version in (1, 2):
+        weighbridge.package([float(version), 0.0], tmp_path / "models" / "m" / str(version), example=[[1.0, 1.0]])
+    (tmp_path / "models" / "m" / "rollout.toml").write_text('live = "1"\n')
+    return tmp_path / "models"
+
+
+def admin(service: Service, method: str, path: str) -> httpx2.Response:
+    return httpx2.request(method, f"{service.admin_url}{path}", timeout=DEADLINE)
+
+
+def activate(service: Service, version: str) -> httpx2.Response:
+    return admin(service, "POST", f"/models/m/versions/{version}/activate")
+
+
+def reason(service: Service) -> str | None:
+    """Why what was last asked for is not live."""
+    [model] = [model for model in admin(service, "GET", "/models").json() if model["name"] == "m"]
+    told: str | None = model["reason"]
+    return told
+
+
+def predicted(client: httpx2.Client) -> tuple[float, str]:
+    """What the live version predicts, and which that is."""
+    reply = client.post("/models/m/predict", json=ROW)
+    assert reply.status_code == 200, reply.text
+    return reply.json()["prediction"], reply.json()["version"]
+
+
+@contextmanager
+def load(service: Service) -> Iterator[Counter[Any]]:
+    """Two clients that ask all the time, and what they were answered or what went wrong."""
+    answers, over = Counter[Any](), threading.Event()
+
+    def ask() -> None:
+        with service.client() as client:
+            while not over.is_set():
+                try:
+                    answers[predicted(client)] += 1
+                except (httpx2.HTTPError, AssertionError) as exc:
+                    answers[repr(exc)] += 1
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        for client in clients:
+            client.join(DEADLINE)
+
+
+@contextmanager
+def broken(artefact: Path) -> Iterator[None]:
+    """Meanwhile an artefact is not what its manifest says."""
+    whole = artefact.read_bytes()
+    artefact.write_bytes(whole + b" ")
+    yield
+    artefact.write_bytes(whole)
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_activations_to_and_fro_lose_nothing_and_replies_name_their_version(models: Path, processes: str) -> None:
+    with serving(MODELS=str(models), MODELS_WATCH="off", WORKERS=processes) as service:
+        with load(service) as answers:
+            for version, other in [("2", "1"), ("1", "2")] * 5:
+                outcome = activate(service, version).json()
+                assert outcome == {"model": "m", "live": version, "previous": other, "persisted": True}
+                seen = answers[float(version), version]
+                until(lambda seen=seen, version=version: answers[float(version), version] > seen)
+
+        assert {*answers} == {(1.0, "1"), (2.0, "2")}
+        assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\nprevious = "2"\n'
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_a_corrupt_artefact_is_refused_and_the_old_version_serves_on(models: Path, processes: str) -> None:
+    with (
+        serving(MODELS=str(models), WORKERS=processes, MODELS_WATCH="off") as service,
+        service.client() as client,
+        broken(models / "m" / "2" / "weights.json"),
+    ):
+        refused = activate(service, "2")
+
+        assert (refused.status_code, refused.json()["code"]) == (422, "model_refused")
+        assert refused.json()["detail"].startswith("models/m/2/weights.json: expected the sha256 ")
+        assert reason(service) == refused.json()["detail"]
+        assert predicted(client) == (1.0, "1")
+
+
+def test_while_an_artefact_is_corrupt_the_others_serve_and_a_new_worker_says_why_it_does_not(models: Path) -> None:
+    with serving(MODELS=str(models), WORKERS="2", MODELS_WATCH="off") as service:
+        with broken(models / "m" / "1" / "weights.json"), service.client() as client:
+            os.kill(int(service.of("worker_started")[0]["pid"]), signal.SIGKILL)
+            until(lambda: len(service.of("worker_died")) >= 2)
+
+            assert "could not serve its models: models/m/1/weights.json: " in service.of("worker_died")[1]["reason"]
+            assert admin(service, "GET", "/readyz").status_code == 200
+            assert predicted(client) == (1.0, "1")
+        until(lambda: [worker["state"] for worker in admin(service, "GET", "/workers").json()] == ["ready"] * 2)
+
+
+@pytest.mark.parametrize("watch", ["events", "poll"])
+def test_what_is_written_by_hand_becomes_live(models: Path, watch: str) -> None:
+    with serving(MODELS=str(models), MODELS_WATCH=watch) as service, service.client() as client:
+        (models / "m" / "rollout.toml").write_text('live = "2"\n')
+        until(lambda: predicted(client) == (2.0, "2"))
+        (models / "m" / "rollout.toml").write_text('live = "3"\n')
+        until(lambda: reason(service) is not None)
+
+        assert predicted(client) == (2.0, "2")
+        assert reason(service) == "models/m/rollout.toml: expected a version that is there, got 3"
+
+
+def test_the_command_operates_on_the_service(models: Path) -> None:
+    with serving(MODELS=str(models), ADMIN_TOKEN=16 * "t") as service:
+
+        def ask(*arguments: str) -> tuple[int, str, str]:
+            done = run("models", *arguments, "--url", service.admin_url, ADMIN_TOKEN=16 * "t")
+            return done.returncode, done.stdout, done.stderr
+
+        assert ask("activate", "m", "2") == (0, "m: 2 is live, before it 1\n", "")
+        assert ask("rollback", "m") == (0, "m: 1 is live, before it 2\n", "")
+        assert ask("reload", "m") == (0, "m: 1 is live, before it 2\n", "")
+        assert ask("list")[1].splitlines()[1:] == [
+            "default  embedded  live",
+            "m        1         live",
+            "m        2         available",
+        ]
+        code, out, err = ask("activate", "m", "3")
+        assert (code, out) == (1, "")
+        assert err.startswith("weighbridge: expected a version of the model, got another")
+
+
+def test_a_service_whose_models_cannot_be_served_does_not_start(models: Path) -> None:
+    with broken(models / "m" / "1" / "weights.json"):
+        for processes in ("0", "1"):
+            done = run("serve", "--port", "0", MODELS=str(models), WORKERS=processes, ADMIN_PORT="0")
+
+            assert done.returncode == 3
+            assert done.stderr.startswith("weighbridge: models/m/1/weights.json: expected the sha256 ")
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_operation_that_has_begun_is_undone_when_the_service_is_stopped(models: Path) -> None:
+    with serving(MODELS=str(models), MODELS_WATCH="off", DRAIN_DELAY="1000") as service:
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: admin(service, "GET", "/readyz").status_code == 503)
+
+        assert activate(service, "2").status_code == 503
+        assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\n'

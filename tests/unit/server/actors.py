@@ -1,0 +1,189 @@
+"""Workers that live in the test's own process, and speak with a real supervisor as processes would."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from structlog.typing import FilteringBoundLogger
+
+from tests.unit.server.shelf import FakeProver, FakeShelf
+from tests.waiting import DEADLINE
+from weighbridge.server import process, supervisor
+from weighbridge.server.channel import Channel, Word
+from weighbridge.server.lineup import Lineup
+from weighbridge.server.listener import listen
+from weighbridge.server.models import Rollouts
+from weighbridge.server.scoreboard import Scoreboard, Vitals
+from weighbridge.server.supervisor import Supervisor
+from weighbridge.settings import Settings
+
+
+class Actor:
+    """A worker. What it does when it is asked for something is up to what the stage `plays`."""
+
+    def __init__(self, on_stage: "Stage", descriptor: int, number: int) -> None:
+        self.number = number
+        self.pid = os.getpid()
+        self._on_stage = on_stage
+        self._end = Channel(socket.socket(fileno=os.dup(descriptor)))
+        self.pidfd, self._life = os.pipe()
+        _, _, [memory, written] = self._end.receive()
+        self._vitals = Scoreboard(memory).vitals
+        self.lineup = Lineup.read(written)
+        os.close(memory)
+        os.close(written)
+        self.live = dict(self.lineup.live)
+        self.heard: list[Word] = []
+        self.code: int | None = None
+        self._prepared: tuple[str, str] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._end.fileno(), self._hear)
+        self._loop.call_soon(self._come_up)
+        self._loop.call_soon(self._beat)
+
+    @property
+    def lives(self) -> bool:
+        return self.code is None
+
+    def send(self, word: Word, text: str = "") -> None:
+        """Tell the supervisor something."""
+        self._end.send(word, text)
+
+    def end(self, code: int) -> None:
+        """Come to an end, as a process does."""
+        if self.lives:
+            self.code = code
+            self._loop.remove_reader(self._end.fileno())
+            self._end.close()
+            os.close(self._life)
+
+    def kill(self) -> None:
+        """What Popen has."""
+        self.end(-signal.SIGKILL)
+
+    def wait(self) -> int:
+        """What Popen has."""
+        assert self.code is not None
+        return self.code
+
+    def _come_up(self) -> None:
+        match self._on_stage.plays(self, Word.READY):
+            case "does":
+                self.send(Word.READY)
+            case "fails":
+                self.send(Word.FAILED, "0 models/m/1: it is broken")
+                self.end(3)
+
+    def stand_still(self) -> None:
+        """Hear nothing any more, and give no sign of life."""
+        self._loop.remove_reader(self._end.fileno())
+        self._vitals = Vitals()
+
+    def _beat(self) -> None:
+        if self.lives:
+            self._vitals.beats += 1
+            self._loop.call_later(0.05, self._beat)
+
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            while self.lives:
+                self._heed(*self._end.receive())
+
+    def _heed(self, word: Word, text: str, descriptors: list[int]) -> None:
+        self.heard.append(word)
+        number, *what = text.split() or ["0"]
+        match word, self._on_stage.plays(self, word):
+            case _, "dies":
+                self.kill()
+            case (Word.PREPARE | Word.COMMIT), "fails":
+                self.send(Word.FAILED, f"{number} {'/'.join(['models', *what])}: it is broken")
+            case Word.PREPARE, deed:
+                self._prepared = (what[0], what[1])
+                if deed == "does":
+                    self.send(Word.DONE, number)
+            case Word.COMMIT, "does":
+                assert self._prepared is not None
+                self.live |= [self._prepared]
+                self.send(Word.DONE, number)
+            case Word.CATALOGUE, _:
+                [descriptor] = descriptors
+                self.lineup = Lineup.read(descriptor)
+                os.close(descriptor)
+            case (Word.RETIRE | Word.CLOSE), _:
+                self.end(0)
+
+
+def obeys(_actor: Actor, _word: Word) -> str:
+    """Does whatever it is asked for."""
+    return "does"
+
+
+@dataclass
+class Stage:
+    """A supervisor with actors for workers."""
+
+    actors: list[Actor]
+    supervisor: Supervisor
+    rollouts: Rollouts
+    shelf: FakeShelf
+    prover: FakeProver
+    plays: Callable[[Actor, Word], str]
+
+    @property
+    def living(self) -> list[Actor]:
+        return [actor for actor in self.actors if actor.lives]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Let the loop run until a condition holds."""
+        while not condition():
+            await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0))})
+
+    async def settled(self, workers: int) -> None:
+        """Until so many workers are ready, and no others are left."""
+        await self.until(
+            lambda: (
+                [report.state for report in self.supervisor.workers()] == ["ready"] * workers
+                and len(self.living) == workers
+            )
+        )
+
+
+@asynccontextmanager
+async def stage(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger, *models: str, **settings: Any
+) -> AsyncIterator[Stage]:
+    """A supervisor that has started, with one model of these versions called m; it is stopped in the end."""
+    read = Settings(**{"hang_timeout": DEADLINE, **settings})
+    shelf, prover = FakeShelf(), FakeProver()
+    shelf.put("m", *models, live=models[0])
+    rollouts = Rollouts(shelf, prover.made(), read, logger)
+    actors: list[Actor] = []
+
+    def start(_command: Sequence[str], descriptor: int) -> tuple[Actor, int]:
+        actor = Actor(on_stage, descriptor, len(actors))
+        actors.append(actor)
+        return actor, actor.pidfd
+
+    monkeypatch.setattr(process, "_start", start)
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
+    with closing(listen("127.0.0.1", 0)) as listener:
+        supervising = Supervisor([], read, listener, logger, rollouts, lambda: read, inherited=False)
+        on_stage = Stage(actors, supervising, rollouts, shelf, prover, obeys)
+        ready = asyncio.Event()
+        async with asyncio.timeout(DEADLINE):
+            running = asyncio.ensure_future(supervising.run(ready.set))
+            await asyncio.wait({running, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                await running
+            try:
+                yield on_stage
+            finally:
+                on_stage.plays = obeys
+                signal.raise_signal(signal.SIGTERM)
+                await running

@@ -1,0 +1,27 @@
+import asyncio
+
+import pytest
+from typing_extensions import override
+
+from weighbridge.application.catalogue import Catalogue
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.opening import NoModels, Opening
+
+
+class Raising(NoModels):
+    @override
+    def open(self, _name: str, _version: str) -> None:
+        raise MemoryError("no more")
+
+
+def test_whatever_a_library_raises_is_a_reason_to_refuse_a_version() -> None:
+    with pytest.raises(ModelRefused, match=r"^models/m/1: expected it to open, got MemoryError: no more$"):
+        asyncio.run(Opening(Raising()).prepare("m", "1"))
+
+
+def test_an_application_that_serves_no_models_opens_none() -> None:
+    models, nothing = NoModels(), Catalogue
+    with pytest.raises(ModelRefused, match=r"^expected an application that serves models, got another one$"):
+        asyncio.run(Opening(models).prepare("m", "1"))
+    models.install(nothing)
+    models.tell({})

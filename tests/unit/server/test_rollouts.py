@@ -1,0 +1,501 @@
+"""What is decided on models, for one who serves whatever is decided."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from structlog.typing import FilteringBoundLogger
+
+from tests.unit.log import Log
+from tests.unit.server.shelf import FakeProver, FakeShelf
+from tests.waiting import DEADLINE
+from weighbridge.adapters.logs import start_logging
+from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.repository import FoundModel, FoundVersion
+from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
+from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
+from weighbridge.server.lineup import Outcome, Stopping
+from weighbridge.server.models import CannotStart, Rollouts
+from weighbridge.settings import Settings
+
+BROKEN = FoundVersion(reason="models/m/2/a.json: expected the sha256 a, got b")
+OTHER = FoundVersion(fingerprint="other")
+
+
+class FakeHosts:
+    """One who serves what is decided."""
+
+    def __init__(self, rollouts: Rollouts) -> None:
+        self._rollouts = rollouts
+        self.opened: list[tuple[str, str]] = []
+        self.live: dict[str, str] = {}
+        self.told: list[ModelEntry] = []
+        self.aborted = 0
+        self.may_open = asyncio.Event()
+        self.may_open.set()
+
+    async def prepare(self, name: str, version: str) -> None:
+        self.opened.append((name, version))
+        await self.may_open.wait()
+
+    async def commit(self) -> None:
+        self.live = dict(self._rollouts.lineup.live)
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+    def tell(self) -> None:
+        self.told += [entry for name, entry in self._rollouts.lineup.catalogue.items() if name != "default"]
+
+
+class Operated:
+    """Rollouts of a model m with the versions 1 and 2, of which 1 is live."""
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        self.shelf, self.prover = FakeShelf(), FakeProver()
+        self.shelf.put("m", "1", "2", live="1")
+        self.rollouts = Rollouts(self.shelf, self.prover.made(), Settings(), logger)
+        self.hosts = FakeHosts(self.rollouts)
+
+    async def start(self) -> None:
+        """Start, as the service does."""
+        async with self.rollouts.changing:
+            await self.rollouts.start(self.hosts)
+
+    @property
+    def entry(self) -> ModelEntry:
+        """What the catalogue says of the model."""
+        return self.rollouts.lineup.catalogue["m"]
+
+    def run(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start, and play a scene."""
+
+        async def main() -> None:
+            async with asyncio.timeout(DEADLINE):
+                await self.start()
+                await scene()
+
+        asyncio.run(main())
+
+
+@pytest.fixture
+def on(logger: FilteringBoundLogger) -> Operated:
+    return Operated(logger)
+
+
+# The start
+
+
+def test_at_the_start_what_the_rollout_says_is_proven_and_live(on: Operated) -> None:
+    on.shelf.put("m", "1", "2", "10", live="2", previous="1")
+    on.run(lambda: asyncio.sleep(0))
+
+    assert on.prover.proven == [("m", "2")]
+    assert on.rollouts.lineup.live == {"m": "2"}
+    assert on.entry == ModelEntry(
+        "m",
+        "2",
+        "1",
+        (
+            VersionEntry("1", VersionState.AVAILABLE),
+            VersionEntry("2", VersionState.LIVE),
+            VersionEntry("10", VersionState.AVAILABLE),
+        ),
+    )
+
+
+def test_without_a_rollout_the_highest_version_is_live(on: Operated) -> None:
+    on.shelf.put("m", "1", "2", "10")
+    on.run(lambda: asyncio.sleep(0))
+
+    assert on.rollouts.lineup.live == {"m": "10"}
+
+
+def test_only_the_live_version_is_needed_to_start(on: Operated) -> None:
+    on.shelf.change("m", "2", BROKEN)
+    on.run(lambda: asyncio.sleep(0))
+
+    assert on.entry.versions[1] == VersionEntry("2", VersionState.REFUSED, BROKEN.reason)
+
+
+def test_a_model_without_versions_waits_for_one(on: Operated) -> None:
+    on.shelf.put("empty")
+
+    async def scene() -> None:
+        assert on.rollouts.lineup.live == {"m": "1"}
+        with pytest.raises(ModelRefused, match=r"^models/empty: expected a version, got none$"):
+            await on.rollouts.reload("empty")
+        on.shelf.put("empty", "1")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"empty": "1", "m": "1"}
+
+    on.run(scene)
+
+
+def no_directory(shelf: FakeShelf) -> None:
+    shelf.problem = "models: expected a directory, got nothing"
+
+
+def wrong_rollout(shelf: FakeShelf) -> None:
+    shelf.found["m"] = FoundModel(None, "models/m/rollout.toml: live: it is wrong", {"1": FoundVersion()})
+
+
+def rollout_of_nothing(shelf: FakeShelf) -> None:
+    shelf.put("m", "1", live="3")
+
+
+def broken_version(shelf: FakeShelf) -> None:
+    shelf.change("m", "1", BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (no_directory, r"^WEIGHBRIDGE_MODELS: models: expected a directory, got nothing$"),
+        (wrong_rollout, r"^models/m/rollout.toml: live: it is wrong$"),
+        (rollout_of_nothing, r"^models/m/rollout.toml: expected a version that is there, got 3$"),
+        (broken_version, r"^models/m/2/a.json: expected the sha256 a, got b$"),
+    ],
+)
+def test_a_service_whose_models_cannot_be_served_does_not_start(
+    on: Operated, wrong: Callable[[FakeShelf], None], why: str
+) -> None:
+    wrong(on.shelf)
+
+    with pytest.raises(CannotStart, match=why):
+        on.run(lambda: asyncio.sleep(0))
+
+
+def test_a_service_whose_model_cannot_be_opened_does_not_start(on: Operated) -> None:
+    on.prover.refused["1"] = "models/m/1: it hangs"
+
+    with pytest.raises(CannotStart, match=r"^models/m/1: it hangs$"):
+        on.run(lambda: asyncio.sleep(0))
+
+
+def test_what_is_no_model_by_its_name_is_told(on: Operated, log: Log) -> None:
+    on.shelf.others = ["models/+: expected a name, got another"]
+    on.run(lambda: asyncio.sleep(0))
+
+    assert log.of("models_passed_over")[0]["reasons"] == on.shelf.others
+
+
+def test_a_start_that_is_stopped_ends_there(on: Operated) -> None:
+    on.rollouts.stop()
+
+    with pytest.raises(Stopping):
+        on.run(lambda: asyncio.sleep(0))
+
+
+# Operations
+
+
+def test_an_activation_is_proven_opened_written_and_served(on: Operated, log: Log) -> None:
+    async def scene() -> None:
+        assert await on.rollouts.activate("m", "2") == Outcome("m", "2", "1", persisted=True)
+        assert on.prover.proven == [("m", "1"), ("m", "2")]
+        assert on.hosts.opened == [("m", "2")]
+        assert on.hosts.live == {"m": "2"}
+        assert on.shelf.found["m"].rollout == Rollout(live="2", previous="1")
+        assert on.hosts.told[-1].live == "2"
+
+    on.run(scene)
+
+    assert [(line["model"], line["version"]) for line in log.of("model_live")] == [("m", "2")]
+
+
+def test_what_is_live_already_is_only_written(on: Operated) -> None:
+    on.shelf.put("m", "1", "2")
+
+    async def scene() -> None:
+        assert await on.rollouts.activate("m", "2") == Outcome("m", "2", None, persisted=True)
+        assert on.hosts.opened == []
+        assert on.shelf.found["m"].rollout == Rollout(live="2")
+
+    on.run(scene)
+
+
+def test_where_nothing_can_be_written_an_activation_holds_all_the_same(on: Operated, log: Log) -> None:
+    on.shelf.read_only = True
+
+    async def scene() -> None:
+        assert await on.rollouts.activate("m", "2") == Outcome("m", "2", "1", persisted=False)
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)
+
+    assert "Read-only file system" in log.of("rollout_not_written")[0]["reason"]
+
+
+def test_what_cannot_be_proven_is_not_opened_and_its_reason_stays(on: Operated) -> None:
+    on.prover.refused["2"] = "models/m/2: it eats memory"
+
+    async def scene() -> None:
+        with pytest.raises(ModelRefused, match="it eats memory"):
+            await on.rollouts.activate("m", "2")
+        assert on.hosts.opened == []
+        assert on.entry.reason == "models/m/2: it eats memory"
+        assert on.entry.versions[1] == VersionEntry("2", VersionState.REFUSED, "models/m/2: it eats memory")
+        assert on.hosts.told[-1] == on.entry
+
+        on.shelf.change("m", "2", OTHER)
+        await on.rollouts.reconcile()
+        assert on.entry.reason is None
+        assert on.entry.versions[1] == VersionEntry("2", VersionState.AVAILABLE)
+
+    on.run(scene)
+
+
+def test_what_is_broken_is_not_even_proven(on: Operated) -> None:
+    on.shelf.change("m", "2", BROKEN)
+
+    async def scene() -> None:
+        with pytest.raises(ModelRefused, match="expected the sha256 a, got b"):
+            await on.rollouts.activate("m", "2")
+        assert on.prover.proven == [("m", "1")]
+
+    on.run(scene)
+
+
+def test_what_there_is_not_cannot_be_activated(on: Operated) -> None:
+    async def scene() -> None:
+        for name in ("n", "default"):
+            with pytest.raises(ModelNotFound):
+                await on.rollouts.activate(name, "1")
+        with pytest.raises(VersionNotFound):
+            await on.rollouts.activate("m", "3")
+        with pytest.raises(ModelNotFound):
+            await on.rollouts.reload("n")
+        with pytest.raises(ModelNotFound):
+            await on.rollouts.rollback("n")
+
+    on.run(scene)
+
+
+def test_a_rollback_goes_to_and_fro(on: Operated) -> None:
+    async def scene() -> None:
+        await on.rollouts.activate("m", "2")
+        assert await on.rollouts.rollback("m") == Outcome("m", "1", "2", persisted=True)
+        assert await on.rollouts.rollback("m") == Outcome("m", "2", "1", persisted=True)
+        assert on.shelf.found["m"].rollout == Rollout(live="2", previous="1")
+
+    on.run(scene)
+
+
+def test_without_another_version_that_was_live_there_is_no_rollback(on: Operated) -> None:
+    async def scene() -> None:
+        with pytest.raises(NothingToRollBack):
+            await on.rollouts.rollback("m")
+        await on.rollouts.activate("m", "2")
+        on.shelf.put("m", "2", live="2", previous="1")
+        with pytest.raises(NothingToRollBack):
+            await on.rollouts.rollback("m")
+        del on.shelf.found["m"]
+        with pytest.raises(NothingToRollBack):
+            await on.rollouts.rollback("m")
+        with pytest.raises(VersionNotFound):
+            await on.rollouts.activate("m", "2")
+
+    on.run(scene)
+
+
+def test_a_reload_opens_what_has_changed_and_nothing_else(on: Operated) -> None:
+    async def scene() -> None:
+        assert await on.rollouts.reload("m") == Outcome("m", "1", None, persisted=True)
+        assert on.hosts.opened == []
+        on.shelf.change("m", "1", OTHER)
+        assert await on.rollouts.reload("m") == Outcome("m", "1", None, persisted=True)
+        assert on.hosts.opened == [("m", "1")]
+        on.shelf.put("m", "1", "2", live="2")
+        assert await on.rollouts.reload("m") == Outcome("m", "2", "1", persisted=True)
+
+    on.run(scene)
+
+
+def test_the_embedded_model_is_always_what_it_is(on: Operated) -> None:
+    embedded = Outcome("default", "embedded", None, persisted=True)
+
+    async def scene() -> None:
+        assert await on.rollouts.activate("default", "embedded") == embedded
+        assert await on.rollouts.reload("default") == embedded
+        with pytest.raises(NothingToRollBack):
+            await on.rollouts.rollback("default")
+
+    on.run(scene)
+
+
+def test_new_settings_count_for_the_next_proof(on: Operated) -> None:
+    on.rollouts.heed(Settings(load_timeout=7.0))
+
+    assert [settings.load_timeout for settings in on.prover.settings] == [60.0, 7.0]
+
+
+def test_an_operation_that_is_under_way_when_the_service_ends_is_undone(on: Operated) -> None:
+    async def scene() -> None:
+        on.hosts.may_open.clear()
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        while not on.hosts.opened:
+            await asyncio.wait({activation}, timeout=0.001)
+        on.rollouts.stop()
+        with pytest.raises(Stopping):
+            await activation
+        await on.rollouts.reconcile()
+        assert on.hosts.aborted == 1
+        assert on.rollouts.lineup.live == {"m": "1"}
+
+    on.run(scene)
+
+
+# What is found in the directory
+
+
+def test_a_rollout_written_by_hand_is_followed(on: Operated) -> None:
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="2")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+        assert on.entry.previous == "1"
+
+    on.run(scene)
+
+
+def test_a_higher_version_is_followed_where_no_rollout_says_otherwise(on: Operated) -> None:
+    on.shelf.put("m", "1")
+
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+        assert on.shelf.found["m"].rollout is None
+
+    on.run(scene)
+
+
+def test_a_new_model_is_served(on: Operated) -> None:
+    async def scene() -> None:
+        on.shelf.put("n", "1")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "1", "n": "1"}
+
+    on.run(scene)
+
+
+def test_what_cannot_be_followed_is_tried_again_only_when_it_changes(on: Operated, log: Log) -> None:
+    on.prover.refused["2"] = "models/m/2: it is broken"
+
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="2")
+        for _ in range(3):
+            await on.rollouts.reconcile()
+        assert on.entry.reason == "models/m/2: it is broken"
+        assert on.rollouts.lineup.live == {"m": "1"}
+        on.prover.refused.clear()
+        on.shelf.change("m", "2", OTHER)
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)
+
+    assert len(log.of("model_refused")) == 1
+
+
+def test_a_live_version_that_is_broken_by_now_serves_on(on: Operated) -> None:
+    async def scene() -> None:
+        whole = on.shelf.found["m"]
+        on.shelf.change("m", "1", BROKEN)
+        await on.rollouts.reconcile()
+        assert on.entry.versions[0] == VersionEntry("1", VersionState.LIVE, BROKEN.reason)
+        assert on.entry.reason == BROKEN.reason
+        on.shelf.found["m"] = whole
+        await on.rollouts.reconcile()
+        assert on.entry.reason is None
+        assert on.hosts.opened == []
+
+    on.run(scene)
+
+
+def test_a_model_that_is_gone_serves_on(on: Operated, log: Log) -> None:
+    async def scene() -> None:
+        del on.shelf.found["m"]
+        for _ in range(2):
+            await on.rollouts.reconcile()
+        assert on.rollouts.lineup.live == {"m": "1"}
+        assert on.entry == replace(on.entry, versions=(VersionEntry("1", VersionState.LIVE),))
+        with pytest.raises(ModelRefused, match=r"^models/m: expected a directory, got nothing$"):
+            await on.rollouts.reload("m")
+
+    on.run(scene)
+
+    assert len(log.of("model_gone")) == 1
+
+
+def test_a_directory_that_is_gone_changes_nothing(on: Operated, log: Log) -> None:
+    async def scene() -> None:
+        on.shelf.problem = "models: expected a directory, got nothing"
+        for _ in range(2):
+            await on.rollouts.reconcile()
+        assert on.rollouts.lineup.live == {"m": "1"}
+
+    on.run(scene)
+
+    assert [line["reason"] for line in log.of("models_unreadable")] == ["models: expected a directory, got nothing"]
+
+
+# What is counted
+
+
+def test_operations_are_counted_by_how_they_end(on: Operated) -> None:
+    on.prover.refused["3"] = "models/m/3: it is broken"
+    on.shelf.put("m", "1", "2", "3", live="1")
+
+    async def scene() -> None:
+        await on.rollouts.activate("m", "2")
+        with pytest.raises(ModelRefused):
+            await on.rollouts.activate("m", "3")
+        await on.rollouts.rollback("m")
+        await on.rollouts.reload("m")
+        await on.rollouts.reconcile()
+        on.shelf.put("m", "1", "2", live="2")
+        await on.rollouts.reconcile()
+        with pytest.raises(ModelNotFound):
+            await on.rollouts.activate("made-up", "1")
+
+    on.run(scene)
+    info, operations = on.rollouts.metrics()
+
+    assert [tuple(sample.labels.values()) for sample in info.samples] == [("default", "embedded"), ("m", "2")]
+    assert {tuple(sample.labels.values()): sample.value for sample in operations.samples} == {
+        ("m", "activate", "success"): 1,
+        ("m", "activate", "refused"): 1,
+        ("m", "rollback", "success"): 1,
+        ("m", "rollback", "refused"): 0,
+        ("m", "reload", "success"): 1,
+        ("m", "reload", "refused"): 0,
+        ("m", "watch", "success"): 1,
+        ("m", "watch", "refused"): 0,
+    }
+
+
+def test_an_operation_goes_on_when_nobody_waits_for_it_any_more(on: Operated) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        writing.set()
+        go_on.wait(DEADLINE)
+
+    async def scene() -> None:
+        on.shelf.before_writing = wait
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await asyncio.to_thread(writing.wait, DEADLINE)
+        activation.cancel()
+        await asyncio.wait({activation})
+        go_on.set()
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)

@@ -1,0 +1,383 @@
+"""Operations on models agreed upon by workers, which may fail, hang or die at any time."""
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.typing import FilteringBoundLogger
+
+from tests.unit.log import Log
+from tests.unit.server.actors import Actor, Stage, stage
+from weighbridge.adapters.logs import start_logging
+from weighbridge.domain.errors import ModelRefused, NothingToRollBack
+from weighbridge.server.channel import Channel, Word
+from weighbridge.server.lineup import Outcome, Stopping
+from weighbridge.server.models import CannotStart
+
+Scene = Callable[[Stage], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger) -> Callable[..., None]:
+    """Plays a scene with workers that serve version 1 of a model m, which has a version 2, too."""
+
+    def play(scene: Scene, **settings: Any) -> None:
+        async def main() -> None:
+            async with stage(monkeypatch, logger, "1", "2", **{"workers": 2, **settings}) as on_stage:
+                await scene(on_stage)
+
+        asyncio.run(main())
+
+    return play
+
+
+def when(word: Word, number: int, deed: str) -> Callable[[Actor, Word], str]:
+    """All obey, but the worker of this number does something else when it hears a word."""
+    return lambda actor, heard: deed if (actor.number, heard) == (number, word) else "does"
+
+
+def test_all_workers_serve_what_all_have_opened(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        outcome = await on.rollouts.activate("m", "2")
+
+        assert outcome == Outcome("m", "2", "1", persisted=True)
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+        await on.until(lambda: all(actor.lineup.catalogue["m"].live == "2" for actor in on.living))
+        assert len(on.actors) == 2
+
+    play(scene)
+
+
+def test_a_version_is_opened_by_one_worker_after_the_other(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 0, "nothing")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await on.until(lambda: Word.PREPARE in on.actors[0].heard)
+
+        assert Word.PREPARE not in on.actors[1].heard
+        on.actors[0].kill()
+        with pytest.raises(ModelRefused):
+            await activation
+
+    play(scene)
+
+
+def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 1, "fails")
+        with pytest.raises(ModelRefused, match=r"^models/m/2: it is broken$"):
+            await on.rollouts.activate("m", "2")
+
+        await on.until(lambda: all(Word.ABORT in actor.heard for actor in on.actors))
+        assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
+        assert on.shelf.found["m"].rollout is not None
+        assert on.shelf.found["m"].rollout.live == "1"
+
+    play(scene)
+
+    [refused] = log.of("model_refused")
+    assert (refused["model"], refused["live"], refused["reason"]) == ("m", "1", "models/m/2: it is broken")
+
+
+def test_a_worker_that_dies_while_it_opens_a_version_is_the_reason_to_refuse_that(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 0, "dies")
+        with pytest.raises(ModelRefused, match=r"got one that was killed by SIGKILL$"):
+            await on.rollouts.activate("m", "2")
+        await on.settled(2)
+
+        assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
+
+    play(scene)
+
+
+def test_a_worker_that_does_not_open_a_version_in_time_is_replaced_and_the_version_refused(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 0, "nothing")
+        with pytest.raises(ModelRefused, match=r"^models/m/2: expected every worker to open it within 0.05 s"):
+            await on.rollouts.activate("m", "2")
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [1, 2]
+        assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
+
+    play(scene, load_timeout=0.05)
+
+
+def test_an_answer_that_comes_too_late_counts_for_nothing(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 1, "nothing")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await on.until(lambda: Word.PREPARE in on.actors[1].heard)
+        on.actors[0].send(Word.DONE, "1")
+        on.actors[0].send(Word.FAILED, "1 too late")
+        on.actors[1].send(Word.DONE, "1")
+
+        assert (await activation).live == "2"
+
+    play(scene)
+
+
+def test_a_worker_that_dies_when_all_have_agreed_is_replaced_by_one_that_serves_what_was_decided(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.COMMIT, 0, "dies")
+        assert (await on.rollouts.activate("m", "2")).live == "2"
+        await on.settled(2)
+
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+
+    play(scene)
+
+
+def test_a_worker_that_has_agreed_may_die_before_the_others_have(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 1, "nothing")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await on.until(lambda: Word.PREPARE in on.actors[1].heard)
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        on.actors[1].send(Word.DONE, "1")
+
+        assert (await activation).live == "2"
+        await on.settled(2)
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+
+    play(scene)
+
+
+def test_a_worker_that_does_not_take_up_what_was_decided_is_killed(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.COMMIT, 0, "nothing")
+        assert (await on.rollouts.activate("m", "2")).live == "2"
+        await on.settled(2)
+
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+
+    play(scene, hang_timeout=0.5)
+
+    assert [line["reason"] for line in log.of("worker_died")] == ["did not serve the version that was decided on"]
+
+
+def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        assert (await on.rollouts.activate("m", "2")).live == "2"
+        on.actors[2].send(Word.READY)
+        await on.settled(2)
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
+
+    play(scene)
+
+    assert len(log.of("worker_died")) == 1
+
+
+def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        loop = asyncio.get_running_loop()
+
+        async def come_up() -> None:
+            on.actors[2].send(Word.READY)
+            await on.until(lambda: [report.state for report in on.supervisor.workers()] == ["ready"] * 2)
+
+        on.shelf.before_writing = lambda: asyncio.run_coroutine_threadsafe(come_up(), loop).result()
+        assert (await on.rollouts.activate("m", "2")).live == "2"
+        await on.settled(2)
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
+
+    play(scene)
+
+
+def test_a_worker_that_cannot_be_reached_at_first_is_asked_again(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, refused = Channel.send, list[Word]()
+
+    def send_late(self: Channel, word: Word, *arguments: Any) -> bool:
+        if word in {Word.PREPARE, Word.COMMIT} and word not in refused:
+            refused.append(word)
+            return False
+        return send(self, word, *arguments)
+
+    async def scene(on: Stage) -> None:
+        monkeypatch.setattr(Channel, "send", send_late)
+        await on.rollouts.activate("m", "2")
+
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+        assert refused == [Word.PREPARE, Word.COMMIT]
+
+    play(scene)
+
+
+def test_a_worker_that_stands_still_before_it_hears_what_to_open_is_the_reason_to_refuse_that(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        monkeypatch.setattr("weighbridge.server.process._SILENT_SECONDS", 0.25)
+        on.actors[0].stand_still()
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        with pytest.raises(ModelRefused, match=r"got one that shows no sign of life$"):
+            await activation
+
+        assert on.actors[1].live == {"m": "1"}
+
+    play(scene, drain_timeout=0.1)
+
+
+def test_without_any_worker_it_is_decided_what_the_next_ones_serve(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = lambda actor, word: "fails" if word is Word.READY and actor.live == {"m": "1"} else "does"
+        for actor in on.actors[:2]:
+            actor.kill()
+        await on.until(lambda: "could not serve its models: models/m/1" in (on.supervisor.not_ready() or ""))
+        await on.rollouts.activate("m", "2")
+        await on.settled(2)
+
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+
+    play(scene)
+
+
+def test_a_worker_that_cannot_serve_its_models_at_the_start_says_why(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "fails")
+        async with stage(monkeypatch, logger, "1"):
+            pytest.fail("it has started")
+
+    with pytest.raises(CannotStart, match=r"got one that could not serve its models: models/m/1: it is broken; "):
+        asyncio.run(main())
+
+
+def test_nothing_is_decided_while_the_service_ends(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 1, "nothing")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await on.until(lambda: Word.PREPARE in on.actors[1].heard)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopping):
+            await activation
+        with pytest.raises(Stopping):
+            await on.rollouts.rollback("m")
+
+        assert [actor.live for actor in on.actors] == [{"m": "1"}, {"m": "1"}]
+        assert Word.ABORT in on.actors[0].heard
+
+    play(scene, drain_delay=0.1)
+
+
+def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: len(on.actors) == 3)
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        for _ in range(10):  # turns of the loop, in which it would begin
+            await asyncio.sleep(0)
+        assert not on.prover.proven[1:]
+        on.actors[2].send(Word.READY)
+        await activation
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(2, {"m": "2"}), (3, {"m": "2"})]
+        assert len(on.prover.settings) == 2
+
+    play(scene)
+
+    assert len(log.of("reloaded")) == 1
+
+
+def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
+    play: Callable[..., None], log: Log
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "fails")
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("reload_refused"))
+
+        assert [actor.number for actor in on.living] == [0, 1]
+
+    play(scene)
+
+    assert log.of("reload_refused")[0]["reason"].endswith("could not serve its models: models/m/1: it is broken")
+
+
+def test_a_catalogue_that_cannot_be_told_is_told_with_the_next(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def memfd_create(_name: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scene(on: Stage) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "memfd_create", memfd_create)
+            await on.rollouts.activate("m", "2")
+        await on.rollouts.activate("m", "1")
+        await on.until(lambda: all(actor.lineup.catalogue["m"].previous == "2" for actor in on.living))
+
+    play(scene)
+
+
+def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(
+    play: Callable[..., None], log: Log
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 4)
+        await on.settled(2)
+
+    play(scene, load_timeout=0.1)
+
+    assert log.of("worker_died")[1]["reason"] == "it has not come up within 0.2 s"
+
+
+STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])
+DEEDS = st.lists(st.sampled_from(["does"] * 6 + ["dies", "fails"]), max_size=30)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEPS, max_size=8), deeds=DEEDS)
+def test_whatever_fails_or_dies_all_workers_serve_what_was_decided_last(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger, steps: list[str], deeds: list[str]
+) -> None:
+    async def main() -> None:
+        async with stage(monkeypatch, logger, "1", "2", "3", workers=2) as on:
+            script = iter(deeds)
+            decided = "1"
+            on.plays = lambda _, word: next(script, "does") if word in {Word.PREPARE, Word.COMMIT} else "does"
+            for step in steps:
+                name, _, version = step.partition(" ")
+                with suppress(ModelRefused, NothingToRollBack):
+                    if name == "die":
+                        on.living[0].kill()
+                    elif name == "rollback":
+                        decided = (await on.rollouts.rollback("m")).live or ""
+                    else:
+                        decided = (await on.rollouts.activate("m", version)).live or ""
+                await on.settled(2)
+
+                assert [actor.live for actor in on.living] == [{"m": decided}, {"m": decided}]
+                assert on.rollouts.lineup.live == {"m": decided}
+                rollout = on.shelf.found["m"].rollout
+                assert rollout is not None
+                assert rollout.live == decided
+
+    asyncio.run(main())
