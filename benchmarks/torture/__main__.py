@@ -8,7 +8,7 @@ from http.client import HTTPException
 from time import monotonic
 
 from benchmarks.results import BenchmarkFailed
-from benchmarks.torture import capacity, hangs, overload, signals, soak, starvation
+from benchmarks.torture import capacity, hangs, models, overload, signals, soak, starvation
 from benchmarks.torture.report import Row, as_markdown, keep, publish_rows
 from benchmarks.wrk import check_tools
 
@@ -25,6 +25,10 @@ SCENARIOS: dict[str, Callable[[], Iterator[Row]]] = {
     "disk": starvation.disk_full,
     "few-descriptors": starvation.few_descriptors,
     "no-descriptors": starvation.no_descriptors,
+    "activations": models.activations,
+    "corrupt-on-disk": models.corrupt_on_disk,
+    "large-model": models.large_model,
+    "hostile": models.hostile,
     "memory": capacity.memory,
     "workers": capacity.two_workers,
     "fast-road": capacity.fast_road,

@@ -26,12 +26,12 @@ Choice = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request, and the reply that it should get; `reply` is None where any body will do."""
+    """A request, and the replies that it may get; any body will do where there are none."""
 
     path: str = "/predict"
     body: bytes = b'{"features":[1.5,2.25,-0.75,4.0]}'
     status: int = 200
-    reply: bytes | None = b'{"prediction":-1.6875,"status":"success"}'
+    replies: tuple[bytes, ...] = (b'{"prediction":-1.6875,"status":"success"}',)
     deadline_ms: int | None = None
 
     def wire(self, *, keeps: bool) -> bytes:
@@ -71,7 +71,8 @@ class Reply:
     def answers(self, ask: Ask) -> bool:
         """Whether the whole reply is the one that should come, and nothing follows it."""
         body = self._received.partition(b"\r\n\r\n")[2]
-        return self.status == ask.status and len(self._received) == self._end and ask.reply in {None, bytes(body)}
+        expected = not ask.replies or bytes(body) in ask.replies
+        return self.status == ask.status and len(self._received) == self._end and expected
 
 
 @dataclass(frozen=True, slots=True)

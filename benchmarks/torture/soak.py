@@ -18,12 +18,12 @@ _PAUSE_SECONDS = 0.01
 _ROWS = json.dumps({"instances": [[1.5, 2.25, -0.75, 4.0]] * 100}).encode()
 _ASKS = (
     Ask(),
-    Ask(path="/predict/batch", body=_ROWS, reply=None),
+    Ask(path="/predict/batch", body=_ROWS, replies=()),
     Ask(),
-    Ask(body=b'{"features":[1.5,2.25]}', status=400, reply=None),
+    Ask(body=b'{"features":[1.5,2.25]}', status=400, replies=()),
     Ask(),
-    Ask(body=b'{"features":["1.5",2,3,4]}', status=422, reply=None),
-    Ask(path="/nothing", status=404, reply=None),
+    Ask(body=b'{"features":["1.5",2,3,4]}', status=422, replies=()),
+    Ask(path="/nothing", status=404, replies=()),
 )
 
 

@@ -20,7 +20,7 @@ from benchmarks.torture.service import Service, cpu_seconds, descriptors, runnin
 _LOAD_SECONDS = 2.0
 _SERVING_ON = "serving goes on"
 _LOUD = {"WEIGHBRIDGE_LOG_REQUESTS": "all"}
-_ASKS = (Ask(), Ask(body=b'{"features":[1]}', status=400, reply=None), Ask(body=b"[", status=422, reply=None))
+_ASKS = (Ask(), Ask(body=b'{"features":[1]}', status=400, replies=()), Ask(body=b"[", status=422, replies=()))
 """Of which two are errors, so that there is something to log."""
 _SMALL_DISK = "size=256k"
 _SOCKETS = 400

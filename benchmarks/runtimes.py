@@ -1,0 +1,196 @@
+"""`python -m benchmarks.runtimes`: what one row costs beyond the runtime's own call on an array that is ready.
+
+One client, one connection, one row a request. The processor time of the serving core for a request, less the time of
+the own call, made in this process on the same core; bursts of both alternate. So the figure holds everything: reading
+and parsing HTTP, validation, metrics, the row into an array, the outputs into JSON, and the transport.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from timeit import Timer
+from typing import Any
+
+import lightgbm
+import numpy as np
+import onnxruntime
+import xgboost
+from palmerpenguins import load_penguins
+from skl2onnx import to_onnx
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import weighbridge
+from benchmarks.page import publish
+from benchmarks.results import WORK, BenchmarkFailed
+from benchmarks.torture.exchanges import HOST
+from benchmarks.torture.service import Service, running
+from benchmarks.wrk import Wrk, check_tools
+
+_SERVER_CORE, _LOAD_CORE = 0, 1
+_ROUNDS = 5
+_SECONDS = 2
+_WANTED_US = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A packaged model, a row for it as clients send it, and the runtime's own call for that row, made ready."""
+
+    name: str
+    row: Mapping[str, Any]
+    own: Callable[[], object]
+    needs_frame: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Medians, in microseconds: of the own call, of the serving core for a request, and of what is between them."""
+
+    own: float
+    request: float
+    added: float
+
+
+def main() -> int:
+    """Print the table, and publish it if that was asked for; 0 when every runtime is within what is wanted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtimes")
+    parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.md")
+    publishing = parser.parse_args().publish
+    try:
+        check_tools()
+        with TemporaryDirectory() as directory:
+            cases = list(_cases(Path(directory)))
+            figures = {case.name: _measure(case, Path(directory)) for case in cases}
+    except BenchmarkFailed as exc:
+        sys.stderr.write(f"benchmark failed: {exc}\n")
+        return 1
+    table = _as_markdown(cases, figures)
+    sys.stdout.write(table)
+    if publishing:
+        publish("runtimes", table)
+    return 0 if all(figures[case.name].added < _WANTED_US or case.needs_frame for case in cases) else 1
+
+
+def _cases(models: Path) -> Iterator[Case]:
+    features, classes = load_breast_cancer(return_X_y=True)
+    row = features[:1]
+    vector = {"features": row[0].tolist()}
+    weights = np.linspace(-1, 1, features.shape[1])
+
+    weighbridge.package(weights, models / "linear" / "1", example=features)
+    yield Case("linear", vector, lambda: row @ weights)
+
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features, classes)
+    weighbridge.package(fitted, models / "sklearn" / "1", example=features)
+    yield Case("sklearn", vector, lambda: (fitted.predict(row), fitted.predict_proba(row)))
+
+    boosted = xgboost.XGBClassifier(n_estimators=50, max_depth=4).fit(features, classes)
+    weighbridge.package(boosted, models / "xgboost" / "1", example=features)
+    booster = boosted.get_booster()
+    booster.set_param({"nthread": 1})
+    single = row.astype(np.float32)
+    yield Case("xgboost", vector, lambda: booster.inplace_predict(single, validate_features=False))
+
+    light = lightgbm.LGBMClassifier(n_estimators=50, verbose=-1).fit(features, classes)
+    weighbridge.package(light, models / "lightgbm" / "1", example=features)
+    yield Case("lightgbm", vector, lambda: light.booster_.predict(row, num_threads=1))
+
+    converted = to_onnx(fitted, row.astype(np.float32), options={"zipmap": False})
+    weighbridge.package(converted, models / "onnx" / "1", example=features)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(converted.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    [taken] = session.get_inputs()
+    yield Case("onnx", vector, lambda: session.run(None, {taken.name: single}))
+
+    yield from _cases_with_frames(models)
+
+
+def _cases_with_frames(models: Path) -> Iterator[Case]:
+    diabetes, target = load_diabetes(return_X_y=True, as_frame=True)
+    numbers = diabetes.head(1)
+    plain = LinearRegression().fit(diabetes, target)
+    weighbridge.package(plain, models / "sklearn-named" / "1", example=diabetes)
+    yield Case("sklearn-named", numbers.iloc[0].to_dict(), lambda: plain.predict(numbers), needs_frame=True)
+
+    penguins = load_penguins()
+    columns = ["island", "bill_length_mm", "flipper_length_mm", "sex"]
+    mixed = make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), ["island", "sex"]),
+            (SimpleImputer(), ["bill_length_mm", "flipper_length_mm"]),
+        ),
+        LogisticRegression(max_iter=1000),
+    ).fit(penguins[columns], penguins["species"])
+    weighbridge.package(mixed, models / "sklearn-mixed" / "1", example=penguins[columns])
+    frame = penguins[columns].head(1)
+    cells = {"island": "Torgersen", "bill_length_mm": 39.1, "flipper_length_mm": 181.0, "sex": "male"}
+    yield Case("sklearn-mixed", cells, lambda: (mixed.predict(frame), mixed.predict_proba(frame)), needs_frame=True)
+
+
+def _measure(case: Case, models: Path) -> Figures:
+    """Bursts of the own call and of requests by turns, on the same core."""
+    timer = Timer(case.own)
+    number, _ = timer.autorange()
+    owns, requests = [], []
+    with _serving(models) as service:
+        body = json.dumps(case.row).encode()
+        url = f"http://{HOST}:{service.port}/models/{case.name}/predict"
+        wrk = Wrk(
+            url, {"Content-Type": "application/json"}, body, str(_LOAD_CORE), WORK / "wrk", f"runtime-{case.name}"
+        )
+        [worker] = service.worker_pids()
+        wrk.run(1, 1)
+        for _ in range(_ROUNDS):
+            owns.append(min(timer.repeat(3, number)) / number * 1e6)
+            before = _cpu_us(worker)
+            counts = wrk.run(1, _SECONDS)
+            if counts.errors or not counts.requests:
+                raise BenchmarkFailed(f"{case.name}: expected only good replies, got {counts}")
+            requests.append((_cpu_us(worker) - before) / counts.requests)
+    added = median(request - own for request, own in zip(requests, owns, strict=True))
+    return Figures(median(owns), median(requests), added)
+
+
+@contextmanager
+def _serving(models: Path) -> Iterator[Service]:
+    """The service with all models, on a core that this process uses when the service rests."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_SERVER_CORE})
+    try:
+        variables = {"WEIGHBRIDGE_MODELS": str(models), "WEIGHBRIDGE_MODELS_WATCH": "off"}
+        with running(Service(name="runtimes", workers=1, variables=variables)) as service:
+            yield service
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _cpu_us(pid: int) -> float:
+    """Processor time of all the threads of a process, in microseconds."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text("ascii").split()[0]) for task in tasks) / 1000
+
+
+def _as_markdown(cases: list[Case], figures: Mapping[str, Figures]) -> str:
+    rows = [["model", "own call", "request", "added by Weighbridge"], ["---"] * 4]
+    for case in sorted(cases, key=lambda case: case.needs_frame):
+        found = figures[case.name]
+        name = f"{case.name} (a data frame is made)" if case.needs_frame else case.name
+        rows.append([name, f"{found.own:.0f} us", f"{found.request:.0f} us", f"{found.added:.0f} us"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Models that come and go: activations under load, artefacts that are broken, hostile or large."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+
+import numpy as np
+
+from benchmarks.torture.artefacts import FACTORS, WIDTH, artefact_of, spoil, write_good, write_hostile, write_large
+from benchmarks.torture.clients import Crowd, Load
+from benchmarks.torture.exchanges import HOST, Ask, Journal
+from benchmarks.torture.openloop import OpenLoop
+from benchmarks.torture.report import Row
+from benchmarks.torture.service import Service, running
+
+_NAME = "scored"
+_TIMES = 100
+_EVERY = 3
+_OK, _NOT_FOUND, _REFUSED = 200, 404, 422
+_PAUSE_SECONDS = 0.01
+_WATCHED_SECONDS = 5.0
+_ASK_SECONDS = 120.0
+_LARGE = "large"
+_LARGE_CONNECTIONS = 64
+_PEAK_SECONDS, _BEFORE_SECONDS, _DURING_SECONDS = 2.0, 8.0, 30.0
+_MORE = 1.5
+_LOAD_TIMEOUT = 5.0
+_LOAD_MEMORY = 2 * 1024**3
+
+
+def _reply(version: str) -> bytes:
+    answer = {"prediction": FACTORS[version], "status": "success", "model": _NAME, "version": version}
+    return json.dumps(answer, separators=(",", ":")).encode()
+
+
+_ASK = Ask(
+    path=f"/models/{_NAME}/predict",
+    body=json.dumps({"features": [1.0] * WIDTH}, separators=(",", ":")).encode(),
+    replies=tuple(map(_reply, FACTORS)),
+)
+
+
+@contextmanager
+def _models() -> Iterator[Path]:
+    """A directory with two good versions of one model."""
+    with TemporaryDirectory() as directory:
+        models = Path(directory) / "models"
+        for version in FACTORS:
+            write_good(models, _NAME, version)
+        yield models
+
+
+def _service(models: Path, name: str, **variables: str) -> Service:
+    return Service(
+        name=name, variables={"WEIGHBRIDGE_MODELS": str(models), "WEIGHBRIDGE_MODELS_WATCH": "off", **variables}
+    )
+
+
+def _activate(service: Service, name: str, version: str) -> tuple[int, str]:
+    """Status of the operation and, when it was refused, the reason."""
+    connection = http.client.HTTPConnection(HOST, service.admin_port, timeout=_ASK_SECONDS)
+    try:
+        connection.request("POST", f"/models/{name}/versions/{version}/activate")
+        response = connection.getresponse()
+        body = json.loads(response.read())
+    finally:
+        connection.close()
+    return response.status, body.get("detail", "")
+
+
+def _live(service: Service) -> set[bytes]:
+    """What new connections are answered with now."""
+    answers = set()
+    for _ in range(2 * service.workers_wanted):
+        connection = http.client.HTTPConnection(HOST, service.port, timeout=_ASK_SECONDS)
+        try:
+            connection.request("POST", _ASK.path, _ASK.body, {"Content-Type": "application/json"})
+            answers.add(connection.getresponse().read())
+        finally:
+            connection.close()
+    return answers
+
+
+def activations() -> Iterator[Row]:
+    """100 activations to and fro under load, a third of them of a corrupt version."""
+    with _models() as models:
+        shutil.copytree(models / _NAME / "1", models / _NAME / "3")
+        spoil(artefact_of(models / _NAME / "3"))
+        (models / _NAME / "rollout.toml").write_text('live = "1"\n', "utf-8")
+        with running(_service(models, "activations")) as service, Load(_crowd(service)) as load:
+            before = service.worker_pids()
+            live, seconds, unexpected, reasons, disagreeing = "1", [], [], set(), 0
+            for number in range(_TIMES):
+                corrupt = number % _EVERY == _EVERY - 1
+                version = "3" if corrupt else ("2" if live == "1" else "1")
+                at = monotonic()
+                status, reason = _activate(service, _NAME, version)
+                seconds.append(monotonic() - at)
+                if corrupt:
+                    reasons.add(reason)
+                else:
+                    live = version
+                if status != (_REFUSED if corrupt else _OK):
+                    unexpected.append(f"{status} {reason}")
+                disagreeing += _live(service) != {_reply(live)}
+            journal = load.stop()
+            same = service.worker_pids() == before
+    yield Row(
+        f"{_TIMES} activations to and fro under load, a third of them corrupt",
+        "0 failed or lost requests, answers of two versions only",
+        f"of {len(journal):,} requests {len(journal.lost)} lost, {journal.unsent} not taken, {journal.wrong} with an "
+        f"error or another answer; an activation took {median(seconds) * 1000:.0f} ms, at most "
+        f"{max(seconds) * 1000:.0f}; after {disagreeing} of them not every worker answered with the live version",
+        ok=not len(journal.lost) and not journal.unsent and not journal.wrong and not disagreeing and same,
+    )
+    yield Row(
+        "the same: the corrupt ones",
+        "refused with the reason",
+        f"{_TIMES // _EVERY} refused: {'; '.join(sorted(reasons))}" if not unexpected else "; ".join(unexpected),
+        ok=not unexpected and all("sha256" in reason for reason in reasons),
+    )
+
+
+def _crowd(service: Service) -> Crowd:
+    return Crowd(service.port, asks=(_ASK,), pause_seconds=_PAUSE_SECONDS)
+
+
+def corrupt_on_disk() -> Iterator[Row]:
+    """SIGKILL of a worker while the artefact of the live version is corrupt."""
+    with _models() as models:
+        artefact = artefact_of(models / _NAME / "2")
+        good = artefact.read_bytes()
+        with running(_service(models, "corrupt-on-disk")) as service, Load(_crowd(service)) as load:
+            sleep(1)
+            spoil(artefact)
+            victim = min(service.worker_pids())
+            at = monotonic()
+            os.kill(victim, signal.SIGKILL)
+            sleep(_WATCHED_SECONDS)
+            alone = len([worker for worker in service.workers() if worker.ready])
+            reasons = _reasons(service)
+            mended = monotonic()
+            artefact.write_bytes(good)
+            back = service.until(partial(service.is_whole_without, {victim}), "the worker to come back")
+            journal = load.stop()
+    after = journal.begun(at + 0.1)
+    yield Row(
+        "SIGKILL of a worker while the artefact on disk is corrupt",
+        "100% available",
+        f"for {mended - at:.0f} s {alone} worker served: of {len(after):,} requests {len(after.lost)} lost, "
+        f"{after.unsent} not taken, {after.wrong} with an error; {len(journal.lost)} lost with the killed one; longest "
+        f"time without a good answer {journal.longest_silence(at, mended) * 1000:.0f} ms; the new one: "
+        f"{'; '.join(reasons) or 'no reason given'}; back {back:.1f} s after the artefact was whole again",
+        ok=alone == 1 and not len(after.lost) and not after.unsent and not after.wrong and bool(reasons),
+    )
+
+
+def _reasons(service: Service) -> list[str]:
+    """What the admin listener gives as reasons of restarts that have to do with the artefact."""
+    _, body = service.ask("/workers")
+    _, ready = service.ask("/readyz")
+    texts = {str(worker["reason"]) for worker in json.loads(body)} | {json.loads(ready).get("detail", "")}
+    log = service.log.read_text("utf-8")
+    texts |= {str(json.loads(line).get("reason")) for line in log.splitlines() if '"worker_died"' in line}
+    return sorted(text for text in texts if "sha256" in text)
+
+
+def large_model() -> Iterator[Row]:
+    """Opening an ONNX model of 500 MB while another one serves at half load."""
+    with _models() as models:
+        write_good(models, _LARGE, "1")
+        write_large(models, _LARGE, "2")
+        (models / _LARGE / "rollout.toml").write_text('live = "1"\n', "utf-8")
+        size = artefact_of(models / _LARGE / "2").stat().st_size
+        with running(_service(models, "large")) as service:
+            rate = _peak(service) / 2
+            loop = OpenLoop(service.port, _ASK, ((rate, _BEFORE_SECONDS + _DURING_SECONDS),), _LARGE_CONNECTIONS)
+            with ThreadPoolExecutor() as threads:
+                sending = threads.submit(loop.run)
+                sleep(_BEFORE_SECONDS)
+                began = monotonic()
+                status, reason = _activate(service, _LARGE, "2")
+                ended = monotonic()
+                start, journal = sending.result()
+    before, during = _p99(journal.begun(start + 1, began)), _p99(journal.begun(began, ended))
+    yield Row(
+        f"opening an ONNX model of {size / 1e6:.0f} MB while another one serves at half load ({rate:,.0f} a second)",
+        f"that one's p99 at most {_MORE} times",
+        f"{during / before:.2f} times: {before * 1000:.2f} ms before, {during * 1000:.2f} ms during the "
+        f"{ended - began:.1f} s; {status} {reason or 'activated'}; {len(journal.lost)} lost, {journal.unsent} not "
+        f"taken, {journal.wrong} with an error",
+        ok=status == _OK
+        and ended < start + _BEFORE_SECONDS + _DURING_SECONDS
+        and during <= _MORE * before
+        and not len(journal.lost)
+        and not journal.wrong,
+    )
+
+
+def _peak(service: Service) -> float:
+    """Good answers a second of a closed loop."""
+    with Load(Crowd(service.port, fresh=0, asks=(_ASK,))) as load:
+        sleep(_PEAK_SECONDS + 1)
+        journal = load.stop()
+    start = float(journal.ended.min()) + 0.5
+    return len(journal.where((journal.ended >= start) & (journal.ended < start + _PEAK_SECONDS))) / _PEAK_SECONDS
+
+
+def _p99(journal: Journal) -> float:
+    return float(np.percentile(journal.ended - journal.began, 99))
+
+
+def hostile() -> Iterator[Row]:
+    """Artefacts that nobody should load."""
+    with _models() as models:
+        trace = models.parent / "trace"
+        versions = write_hostile(models, _NAME, trace)
+        (models / _NAME / "rollout.toml").write_text('live = "1"\n', "utf-8")
+        variables = {
+            "PYTHONPATH": str(models.parent / "code"),
+            "WEIGHBRIDGE_PYTHON_MODELS": "true",
+            "WEIGHBRIDGE_LOAD_TIMEOUT": str(_LOAD_TIMEOUT),
+            "WEIGHBRIDGE_LOAD_MEMORY_BYTES": str(_LOAD_MEMORY),
+        }
+        with running(_service(models, "hostile", **variables)) as service, Load(_crowd(service)) as load:
+            before = service.worker_pids()
+            answers = {what: _activate(service, _NAME, version) for what, version in versions.items()}
+            lost_workers = len(before - service.worker_pids())
+            journal = load.stop()
+        ran = trace.exists()
+    loaded = [what for what, (status, _) in answers.items() if status not in (_REFUSED, _NOT_FOUND)]
+    unexplained = [what for what, (_, reason) in answers.items() if not reason]
+    yield Row(
+        f"{len(answers)} hostile artefacts: {', '.join(answers)}",
+        "all refused with the reason, no code run, no worker lost",
+        f"{len(answers) - len(loaded)} refused{'' if not loaded else ', but not ' + ', '.join(loaded)}, "
+        f"{len(unexplained)} without a reason; {'code was run' if ran else 'no code run'}, {lost_workers} workers "
+        f"lost; of {len(journal):,} requests meanwhile {len(journal.lost)} lost, {journal.wrong} with an error",
+        ok=not loaded and not unexplained and not ran and not lost_workers and not len(journal.lost),
+    )
