@@ -1,0 +1,32 @@
+"""The guide's way from a notebook to an answer, walked as it stands there: every cell, and every command after it."""
+
+import re
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.integration.pages import ROOT, Service, blocks, notebook_of, run, serving, shown, without_times
+
+PAGE = "docs/guide.md"
+
+
+def rounded(text: str) -> str:
+    """With three digits of each number that has many: the last ones are the processor's."""
+    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.3g}", without_times(text))
+
+
+def test_every_step_from_a_notebook_to_an_answer_does_what_the_guide_says(tmp_path: Path) -> None:
+    service: Service | None = None
+    steps = 0
+    with ExitStack() as stack:
+        for kind, block in blocks(notebook_of((ROOT / PAGE).read_text("utf-8")), "python", "console"):
+            if kind == "python":
+                assert run([sys.executable, "-c", block], tmp_path) == ""
+                continue
+            if service is None:  # as the guide says, once all models are packaged
+                service = stack.enter_context(serving("--models", "models", directory=tmp_path))
+            for command, answer in ((example.command, example.answer) for example in shown(PAGE, block)):
+                assert rounded(service.run(command)) == rounded(answer)
+                steps += 1
+
+    assert steps > 0
