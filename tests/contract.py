@@ -506,6 +506,15 @@ MODELS = [
         Case(f"GET {path}", "GET", path, 404, headers={}, code="model_not_found", detail=_NO_MODEL)
         for path in ("/models/", "/models/nothing", "/models/%00", "/models/..%2f..%2fetc", "/models/nothing/else")
     ),
+    Case(
+        "more rows for a model than the limit",
+        "POST",
+        _DEFAULT,
+        413,
+        b"[" + b",".join([b'{"features":[1,2,3,4]}'] * 100_001) + b"]",
+        code="too_many_rows",
+        detail="expected at most 100000 rows, got 100001; send them in several requests",
+    ),
     _not_found("nothing of a model", "/models/default/nothing"),
     *(
         Case(f"version {version}", "POST", f"/models/default/versions/{version}/predict", 404, GOOD, code=_NO_VERSION)

@@ -30,7 +30,7 @@ class Served:
         self.version = version
         self.signature: Signature = model.signature
         self._model = model
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self._vectors = [(place, column) for place, column in enumerate(self.signature.inputs) if column.width]
         self._outputs = [(column, np.dtype(DTYPES[column.kind])) for column in self.signature.outputs]
         self._floats = [place for place, column in enumerate(self.signature.outputs) if column.kind is Kind.FLOAT]
@@ -41,8 +41,8 @@ class Served:
         Raises TooManyRows, FeatureCountMismatch, InferenceFailed, PredictionNotFinite.
         """
         count = len(rows)
-        if count > self._max_rows:
-            raise TooManyRows(limit=self._max_rows, got=count)
+        if count > self.max_rows:
+            raise TooManyRows(limit=self.max_rows, got=count)
         if self._vectors:
             self._check_widths(rows)
         try:

@@ -9,10 +9,12 @@ from pydantic import TypeAdapter
 
 from weighbridge.adapters.http.errors import Location, OfARow
 from weighbridge.adapters.http.fast_route import Headers, Steps, check_is_json
+from weighbridge.adapters.http.problems import Problem, RefusedRequest
+from weighbridge.adapters.http.rows import count_rows
 from weighbridge.adapters.http.signature_types import SignatureTypes
 from weighbridge.application.registry import Served
 from weighbridge.domain.batch import Outputs
-from weighbridge.domain.errors import FeatureCountMismatch
+from weighbridge.domain.errors import FeatureCountMismatch, TooManyRows
 from weighbridge.domain.signature import Signature
 
 _JSON_SPACE = b" \t\r\n"
@@ -29,10 +31,12 @@ def steps(served: Served, types: SignatureTypes) -> Steps:
     """What is done with the body of a request for predictions."""
     signature = served.signature
     accepted = [column.name for column in signature.inputs]
-    return Steps(_reader(signature, types), _scorer(served), _writer(served), accepted, _place)
+    return Steps(_reader(signature, types, served.max_rows), _scorer(served), _writer(served), accepted, _place)
 
 
-def _reader(signature: Signature, types: SignatureTypes) -> Callable[[Headers, bytes | bytearray], Asked]:
+def _reader(
+    signature: Signature, types: SignatureTypes, max_rows: int
+) -> Callable[[Headers, bytes | bytearray], Asked]:
     validate_row = TypeAdapter(types.row).validator.validate_json
     validate_rows = TypeAdapter(types.rows).validator.validate_json
     values = _values(signature)
@@ -40,10 +44,22 @@ def _reader(signature: Signature, types: SignatureTypes) -> Callable[[Headers, b
     def read(headers: Headers, body: bytes | bytearray) -> Asked:
         check_is_json(headers)
         if body[:1] == b"[" or body.lstrip(_JSON_SPACE)[:1] == b"[":
+            _check_number(body, max_rows)
             return Asked([values(row) for row in validate_rows(body)], alone=False)
         return Asked([values(validate_row(body))], alone=True)
 
     return read
+
+
+def _check_number(body: bytes | bytearray, limit: int) -> None:
+    """Raises RefusedRequest for more rows than the model may be given.
+
+    They are counted before they are made: two million fit in a body, and would take a gigabyte.
+    """
+    if body.count(b"{") > limit:
+        got = count_rows(body)
+        if got > limit:
+            raise RefusedRequest(Problem.TOO_MANY_ROWS, str(TooManyRows(limit=limit, got=got)))
 
 
 def _values(signature: Signature) -> Callable[[Mapping[str, Any]], Any]:

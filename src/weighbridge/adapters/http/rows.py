@@ -39,6 +39,15 @@ def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | N
     return flat.reshape(count, width), float(scale_factor)
 
 
+def count_rows(body: bytes | bytearray) -> int:
+    """How many items a JSON array has; 0 when that is not known, as for what simdjson does not take."""
+    try:
+        document: Any = _parser().parse(body)
+        return len(document)
+    except (RuntimeError, ValueError):
+        return 0
+
+
 @cache
 def _parser() -> simdjson.Parser:
     """One for the process, as its buffers are large. It parses again once nothing refers to what it parsed before."""

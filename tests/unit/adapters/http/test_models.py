@@ -210,6 +210,15 @@ def test_more_rows_than_the_settings_allow_are_refused_with_the_counts(churn: Se
     assert (problem["code"], problem["detail"][:32]) == ("too_many_rows", "expected at most 20 rows, got 21")
 
 
+@pytest.mark.parametrize("name", ["{" * 30, '\\"{' * 30, "\\\\", "{\n"])
+def test_braces_in_texts_are_no_rows(log: Log, name: str) -> None:
+    signature = Signature((Column(name="name", kind=Kind.STRING),), (SCORE,))
+
+    with serving(log, constant(signature, 0.5), max_rows=20) as service:
+        assert service.ask([{"name": name}] * 20)["predictions"] == [0.5] * 20
+        assert service.ask([{"name": name}] * 21, status=413)["code"] == "too_many_rows"
+
+
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/octet-stream"])
 def test_only_json_is_taken(churn: Service, media_type: str | None) -> None:
     headers = {} if media_type is None else {"content-type": media_type}
