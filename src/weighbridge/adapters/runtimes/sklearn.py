@@ -1,6 +1,7 @@
 """scikit-learn's estimators and pipelines, as skops files: data, of types that are trusted by name."""
 
 import warnings
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -9,7 +10,9 @@ import sklearn
 import skops
 import skops.io
 from sklearn.base import is_regressor
+from sklearn.ensemble._forest import ForestClassifier
 from sklearn.pipeline import Pipeline
+from sklearn.tree import BaseDecisionTree
 from sklearn.utils.validation import check_is_fitted
 
 from weighbridge.adapters.manifest import Manifest
@@ -40,7 +43,7 @@ class SklearnModel:
         if type(estimator) is Pipeline and len(estimator) > 1:
             self._prepare = estimator[:-1].transform
             estimator = estimator[-1]
-        self._methods = [getattr(estimator, _METHODS[column.name]) for column in signature.outputs]
+        self._score = _scoring(estimator, [_METHODS[column.name] for column in signature.outputs])
 
     def predict(self, batch: Batch) -> Outputs:
         """Score the rows. Raises whatever the estimator does."""
@@ -50,10 +53,21 @@ class SklearnModel:
             rows = self._rows(batch)
             if self._prepare is not None:
                 rows = self._prepare(rows)
-            return tuple(
-                as_output(column, method(rows))
-                for column, method in zip(self.signature.outputs, self._methods, strict=True)
-            )
+            return tuple(map(as_output, self.signature.outputs, self._score(rows)))
+
+
+def _scoring(estimator: Any, methods: list[str]) -> Callable[[Any], Iterable[Any]]:
+    """What calls an estimator's methods in turn, or only the last where the others do no more than that one."""
+    votes = type(estimator).predict in (ForestClassifier.predict, BaseDecisionTree.predict)
+    if not votes or methods != ["predict", "predict_proba"]:
+        bound = [getattr(estimator, method) for method in methods]
+        return lambda rows: [method(rows) for method in bound]
+
+    def score(rows: Any) -> tuple[Any, Any]:
+        probabilities = estimator.predict_proba(rows)
+        return estimator.classes_.take(probabilities.argmax(axis=1)), probabilities
+
+    return score
 
 
 class _Frames:

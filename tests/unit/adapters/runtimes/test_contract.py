@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import weighbridge
-from tests.unit.adapters.runtimes import cases_linear, cases_sklearn
+from tests.unit.adapters.runtimes import cases_lightgbm, cases_linear, cases_onnx, cases_sklearn, cases_xgboost
 from tests.unit.adapters.runtimes.case import Case
 from weighbridge.adapters.manifest import Manifest, row_of
 from weighbridge.adapters.runtimes import Trust, runtime
@@ -21,6 +21,9 @@ from weighbridge.domain.signature import Kind
 CASES = [
     *cases_linear.cases(),
     *cases_sklearn.cases(),
+    *cases_xgboost.cases(),
+    *cases_lightgbm.cases(),
+    *cases_onnx.cases(),
 ]
 
 WITHIN = {"linear": 0.0}

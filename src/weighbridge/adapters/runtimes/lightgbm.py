@@ -1,0 +1,92 @@
+"""LightGBM's models, as its own text. One thread each: workers are processes, and share the cores."""
+
+import logging
+import re
+from typing import Any
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from weighbridge.adapters.manifest import Manifest
+from weighbridge.adapters.runtimes import Packed, Trust
+from weighbridge.adapters.runtimes.trees import (
+    check_categories,
+    check_inputs,
+    classification,
+    regression,
+    score_width,
+    tree_model,
+)
+from weighbridge.application.ports import Model
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.signature import Column
+
+_CLASSES = re.compile(r"^weighbridge_classes=(-?\d+(?: -?\d+)*)\n", re.MULTILINE)
+"""A line of the header: the integers that are the classes, of which LightGBM itself keeps only the number."""
+
+_SIZES = re.compile(r"^tree_sizes=.*\n", re.MULTILINE)
+
+_OBJECTIVES = ("binary", "multiclass", "multiclassova")
+"""Objectives whose scores are probabilities."""
+
+
+def takes(model: object) -> bool:
+    """Whether it is a Booster, or one of LightGBM's estimators."""
+    names = {f"{base.__module__}.{base.__name__}" for base in type(model).__mro__}
+    return not names.isdisjoint({"lightgbm.basic.Booster", "lightgbm.sklearn.LGBMModel"})
+
+
+def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
+    """A Booster, or a fitted estimator, as text, up to its best iteration. Raises ModelRefused."""
+    booster = model if isinstance(model, lightgbm.Booster) else model.booster_
+    check_inputs(inputs, booster.num_feature())
+    if inputs[0].width is None:
+        trained = iter(booster.pandas_categorical or ())
+        categorical = [column.categories is not None for column in inputs]
+        if sum(categorical) != len(booster.pandas_categorical or ()):
+            raise ModelRefused("expected categories that are texts in the columns that had categories in training")
+        check_categories(inputs, [next(trained) if is_one else None for is_one in categorical])
+    text = booster.model_to_string()
+    outputs = regression(score_width(_Score(booster), booster.num_feature()))
+    if hasattr(model, "classes_"):
+        if model.objective_ not in _OBJECTIVES:
+            raise ModelRefused(f"expected a classifier of an objective among {', '.join(_OBJECTIVES)}, got another")
+        classes = model.classes_.tolist()
+        outputs = classification(classes)
+        if outputs[0].categories is None:
+            numbers = " ".join(str(int(value)) for value in classes)
+            text = text.replace("\n", f"\nweighbridge_classes={numbers}\n", 1)
+    return Packed(text.encode(), "model.txt", outputs, {"lightgbm": lightgbm.__version__})
+
+
+def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+    """The model in a text. Raises ModelRefused, or what LightGBM does.
+
+    A text that is wrong in the middle of a tree may still end the process: LightGBM trusts what it reads.
+    """
+    del trust  # trees need none
+    text = artefact.decode(errors="replace")
+    if not text.startswith("tree\n") or "\nend of parameters\n" not in text:
+        raise ModelRefused("expected the text of a LightGBM model, up to the end of its parameters, got another")
+    lightgbm.register_logger(logging.getLogger("lightgbm"))  # else it writes to standard output
+    classes = _CLASSES.search(text)
+    # with their sizes known, LightGBM reads trees in threads, where its own errors end the process
+    booster = lightgbm.Booster(model_str=_SIZES.sub("", text, count=1))
+    return tree_model(
+        manifest.signature(),
+        _Score(booster),
+        features=booster.num_feature(),
+        classes=None if classes is None else [int(value) for value in classes[1].split()],
+    )
+
+
+class _Score:
+    """Scores of a Booster; safe in several threads, as long as nothing else is done with it."""
+
+    def __init__(self, booster: Any) -> None:
+        self._predict = booster.predict
+
+    def __call__(self, matrix: NDArray[np.float64]) -> NDArray[Any]:
+        scores: NDArray[Any] = self._predict(matrix, num_threads=1)
+        return scores

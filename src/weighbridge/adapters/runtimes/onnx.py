@@ -1,0 +1,233 @@
+"""ONNX models, by ONNX Runtime: on the CPU, in one thread, from one file."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import DTypeLike, NDArray
+
+from weighbridge.adapters.manifest import Manifest
+from weighbridge.adapters.runtimes import Packed, Trust
+from weighbridge.adapters.runtimes.onnx_external import refuse_external_data
+from weighbridge.application.ports import Model
+from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.signature import Column, Kind, Signature
+
+Feed = Callable[[Batch], dict[str, NDArray[Any]]]
+
+_SILENT = 4
+"""Of the severities of ONNX Runtime's log the last: what is wrong is raised, too."""
+
+_TYPES: dict[str, DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
+}
+
+_FITS = {Kind.FLOAT: "f", Kind.INT: "fi", Kind.BOOL: "fib", Kind.STRING: "O"}
+"""Which kinds of tensors take a column without loss."""
+
+_NAMES = {
+    "output_label": "label",
+    "output_probability": "probabilities",
+}
+"""What converters call the outputs of a classifier, and what they are called here."""
+
+
+class OnnxModel:
+    """A graph; its outputs are those of the signature, in that order."""
+
+    def __init__(self, signature: Signature, session: Any) -> None:
+        self.signature = signature
+        self._run = session.run
+        self._feed = _feed(signature, session.get_inputs())
+        self._names = [output.name for output in session.get_outputs()]
+        self._alone = any(tensor.shape[0] == 1 for tensor in session.get_inputs())
+
+    def predict(self, batch: Batch) -> Outputs:
+        """Score the rows: all at once, or where the graph was exported for one row, one by one."""
+        count = len(batch)
+        columns = self.signature.outputs
+        if not count:
+            return tuple(_settled(column, [], 0) for column in columns)
+        with np.errstate(over="ignore"):  # what is too large for a tensor's type becomes an infinity
+            feed = self._feed(batch)
+        if not self._alone or count == 1:
+            found = self._run(self._names, feed)
+            return tuple(_settled(column, values, count) for column, values in zip(columns, found, strict=True))
+        rows = [
+            self._run(self._names, {name: values[i : i + 1] for name, values in feed.items()}) for i in range(count)
+        ]
+        return tuple(
+            np.concatenate([_settled(column, row[place], 1) for row in rows]) for place, column in enumerate(columns)
+        )
+
+
+def takes(model: object) -> bool:
+    """Whether it is the path of a file, the bytes of one, or a ModelProto."""
+    return isinstance(model, str | Path | bytes) or type(model).__name__ == "ModelProto"
+
+
+def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
+    """A model in one file. Raises ModelRefused, or what ONNX Runtime does."""
+    if isinstance(model, str | Path):
+        artefact = Path(model).read_bytes()
+    else:
+        artefact = model if isinstance(model, bytes) else model.SerializeToString()
+    session = _session(artefact)
+    row = tuple(_least(column) for column in inputs)
+    trial = Signature(inputs, (Column(name="prediction", kind=Kind.FLOAT),))
+    feed = _feed(trial, session.get_inputs())(Batch(trial, row if trial.vector else [row]))
+    try:
+        found = session.run(None, feed)
+    except Exception as exc:
+        raise ModelRefused(f"expected a model that takes one row of its inputs, got one that does not: {exc}") from exc
+    names = [_NAMES.get(output.name, output.name) for output in session.get_outputs()]
+    if len(names) == 1:
+        names = ["prediction"]
+    outputs = [_output(name, values) for name, values in zip(names, found, strict=True)]
+    maps = [values for values in found if isinstance(values, list)]
+    if maps and isinstance(next(iter(maps[0][0])), str) and outputs[0].kind is Kind.STRING:
+        outputs[0] = Column(name=outputs[0].name, kind=Kind.STRING, categories=tuple(maps[0][0]))
+    return Packed(artefact, "model.onnx", tuple(outputs), {"onnxruntime": onnxruntime.__version__})
+
+
+def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+    """The model in an ONNX file. Raises ModelRefused, or what ONNX Runtime does."""
+    del trust  # operators of other libraries are not loaded at all
+    signature = manifest.signature()
+    session = _session(artefact)
+    if len(session.get_outputs()) != len(signature.outputs):
+        raise ModelRefused(f"expected {len(session.get_outputs())} outputs, got {len(signature.outputs)}")
+    return OnnxModel(signature, session)
+
+
+def _session(artefact: bytes) -> Any:
+    refuse_external_data(artefact)
+    onnxruntime.set_default_logger_severity(_SILENT)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that is looked into
+    # From bytes it would parse with the interpreter locked, half a second for 500 MB; from a file it does not.
+    file = os.memfd_create("weighbridge-onnx")
+    try:
+        rest = memoryview(artefact)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        return onnxruntime.InferenceSession(f"/proc/self/fd/{file}", options, providers=["CPUExecutionProvider"])
+    finally:
+        os.close(file)
+
+
+def _feed(signature: Signature, tensors: list[Any]) -> Feed:
+    """What makes of a batch the inputs of a graph. Raises ModelRefused when they do not match."""
+    for tensor in tensors:
+        if tensor.type not in _TYPES or len(tensor.shape) not in (1, 2):
+            raise ModelRefused(f"expected input {tensor.name} of shape (n, width), got {tensor.type} of {tensor.shape}")
+        if tensor.shape[0] != 1 and isinstance(tensor.shape[0], int):
+            raise ModelRefused(
+                f"expected a free batch dimension, or 1, for input {tensor.name}, got {tensor.shape[0]}; export the "
+                "model with dynamic axes"
+            )
+    columns = {column.name: column for column in signature.inputs}
+    if columns.keys() == {tensor.name for tensor in tensors}:
+        return _ByName({tensor.name: _fitting(tensor, columns[tensor.name]) for tensor in tensors}, tensors)
+    if len(tensors) == 1:
+        [tensor] = tensors
+        width = sum(column.width or 1 for column in signature.inputs)
+        dtypes = [_fitting(tensor, column, width) for column in signature.inputs]
+        return _AsMatrix(tensor, dtypes[0], width)
+    names = ", ".join(tensor.name for tensor in tensors)
+    raise ModelRefused(f"expected columns with the names of the model's inputs, {names}; got others")
+
+
+class _ByName:
+    def __init__(self, dtypes: Mapping[str, DTypeLike], tensors: list[Any]) -> None:
+        self._inputs = [(tensor.name, dtypes[tensor.name], len(tensor.shape)) for tensor in tensors]
+
+    def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        columns = batch.columns()
+        count = len(batch)
+        return {
+            name: columns[name].astype(dtype, copy=False).reshape((count,) if rank == 1 else (count, -1))
+            for name, dtype, rank in self._inputs
+        }
+
+
+class _AsMatrix:
+    def __init__(self, tensor: Any, dtype: DTypeLike, width: int) -> None:
+        self._name = tensor.name
+        self._dtype = dtype
+        self._shape = (-1,) if len(tensor.shape) == 1 and width == 1 else (-1, width)
+
+    def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        texts = self._dtype is np.object_
+        cells = np.column_stack([*batch.columns().values()]) if texts else batch.matrix(self._dtype)
+        return {self._name: cells.reshape(self._shape)}
+
+
+def _fitting(tensor: Any, column: Column, width: int | None = None) -> DTypeLike:
+    """The type of a tensor that takes the column. Raises ModelRefused for one that does not."""
+    dtype = _TYPES[tensor.type]
+    kind = np.dtype(dtype).kind
+    coded = width is not None and column.categories is not None and kind != "O"
+    wanted = width or column.width or 1
+    declared = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    if kind not in ("fi" if coded else _FITS[column.kind]) or (column.nullable and kind != "f"):
+        nulls = " with nulls" if column.nullable else ""
+        raise ModelRefused(f"expected column {column.name} to fit {tensor.type}, got {column.kind}{nulls}")
+    if isinstance(declared, int) and declared != wanted:
+        raise ModelRefused(f"expected {declared} values for input {tensor.name}, got {wanted}")
+    return dtype
+
+
+def _least(column: Column) -> Any:
+    """A value that fits a column."""
+    if column.kind is Kind.STRING:
+        one: Any = column.categories[0] if column.categories else ""
+    else:
+        one = {Kind.INT: int, Kind.FLOAT: float, Kind.BOOL: bool}[column.kind](column.minimum or 0)
+    return one if column.width is None else [one] * column.width
+
+
+def _output(name: str, values: Any) -> Column:
+    """An output of this name, as the values for one row have it. Raises ModelRefused."""
+    array = _array(values)
+    kind = {"f": Kind.FLOAT, "i": Kind.INT, "u": Kind.INT, "b": Kind.BOOL, "O": Kind.STRING}.get(array.dtype.kind)
+    match array.shape:
+        case (1,) | (1, 1):
+            width = None
+        case (1, many):
+            width = many
+        case _:
+            kind = None
+    if kind is None:
+        raise ModelRefused(f"expected output {name} of shape (n, width), got {array.dtype} of shape {array.shape}")
+    return Column(name=name, kind=kind, width=width)
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Values of an output as an array; of maps, as ZipMap makes them, the values in the order of their keys."""
+    return np.array([list(row.values()) for row in values]) if isinstance(values, list) else values
+
+
+_DTYPES: dict[Kind, DTypeLike] = {
+    Kind.FLOAT: np.float64,
+    Kind.INT: np.int64,
+    Kind.BOOL: np.bool_,
+    Kind.STRING: np.object_,
+}
+
+
+def _settled(column: Column, values: Any, count: int) -> NDArray[Any]:
+    shape = (count,) if column.width is None else (count, column.width)
+    return _array(values).astype(_DTYPES[column.kind], copy=False).reshape(shape)

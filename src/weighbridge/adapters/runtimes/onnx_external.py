@@ -1,0 +1,92 @@
+"""Whether an ONNX model wants data from other files, told from its bytes: the libraries open them while they load.
+
+Only what a reference can be in is walked: megabytes of weights are skipped, and nodes are walked only if they hold the
+word that no reference is without.
+"""
+
+from collections.abc import Iterator
+
+from weighbridge.domain.errors import ModelRefused
+
+_EXTERNAL_DATA = 13
+"""The field of a tensor that says where its data is."""
+
+_KEY = b"location"
+"""The key of the path in it."""
+
+MESSAGES: dict[str, dict[int, str]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "TensorProto": {},
+}
+"""The messages of ONNX that a tensor can be in, and the fields by which they hold one another."""
+
+_SEARCHED = {"NodeProto", "FunctionProto"}
+_FIXED = {1: 8, 5: 4}
+"""Kinds of fields that always have the same number of bytes."""
+
+
+def refuse_external_data(artefact: bytes) -> None:
+    """Raises ModelRefused for a model with data in other files, and for what is no ONNX model at all."""
+    try:
+        external = _refers(artefact)
+    except (LookupError, ValueError) as exc:
+        raise ModelRefused("expected an ONNX model, got bytes that are not one") from exc
+    if external:
+        raise ModelRefused(
+            "expected an ONNX model in one file, got one with external data; save it as one: "
+            "onnx.save_model(onnx.load(FILE), OTHER_FILE)"
+        )
+
+
+def _refers(artefact: bytes) -> bool:
+    waiting = [("ModelProto", 0, len(artefact))]
+    while waiting:
+        message, start, end = waiting.pop()
+        if message in _SEARCHED and artefact.find(_KEY, start, end) < 0:
+            continue
+        for field, begin, stop in _fields(artefact, start, end):
+            if message == "TensorProto" and field == _EXTERNAL_DATA:
+                return True
+            inner = MESSAGES[message].get(field)
+            if inner is not None:
+                waiting.append((inner, begin, stop))
+    return False
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Numbers and extents of the fields of a message that are of variable length."""
+    while at < end:
+        tag, at = _varint(data, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 2:
+                length, at = _varint(data, at)
+                yield tag >> 3, at, at + length
+                at += length
+            case kind:
+                at += _FIXED[kind]
+    if at != end:
+        raise ValueError("a field that is longer than its message")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
+        at += 1
+        shift += 7
+    return value | data[at] << shift, at + 1
