@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL, UNROUTED, RequestMetrics
+from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
     SHOWN_SETTINGS,
     SUPERVISOR,
@@ -22,6 +23,7 @@ from weighbridge.adapters.process_metrics import (
     process_families,
 )
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
+from weighbridge.server.models import OPERATIONS
 from weighbridge.settings import CONFIG_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -171,8 +173,11 @@ def _scraped() -> list[Metric]:
     metrics.queue_wait(EMBEDDED)
     metrics.shed("any")
     worker = WorkerStatus(0, None, WorkerState.READY)
-    processes = process_families([worker], {"any": 1}, Settings())
-    return list(text_string_to_metric_families(Totals().exposition([memory], processes).decode()))
+    more = [
+        *process_families([worker], {"any": 1}, Settings()),
+        *model_families({EMBEDDED.name: EMBEDDED.version}, {(EMBEDDED.name, of, "refused"): 1 for of in OPERATIONS}),
+    ]
+    return list(text_string_to_metric_families(Totals().exposition([memory], more).decode()))
 
 
 def _labels() -> list[tuple[str, str, str]]:
@@ -204,7 +209,7 @@ def test_the_metrics_page_has_every_metric_with_its_type_and_labels_in_the_order
 
 
 def test_the_metrics_page_has_unit_and_meaning_of_each_metric() -> None:
-    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections")
+    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections", "operations")
     others = {"weighbridge_process_open_fds": "descriptors"}
     for name, _, _, unit, meaning in _metric_rows():
         expected = next((unit for unit in units if unit in name.split("_")), "none")
@@ -221,7 +226,7 @@ def test_the_metrics_page_has_every_label() -> None:
     assert rows == {label for _, label, _ in _labels()} - {"le"} - shown_settings
 
 
-@pytest.mark.parametrize("label", ["outcome", "model", "stage", "state"])
+@pytest.mark.parametrize("label", ["outcome", "model", "operation", "stage", "state"])
 def test_the_metrics_page_has_every_value_of_a_label_that_has_few(label: str) -> None:
     [values] = [row[1] for row in _rows("docs/metrics.md") if row[0] == label]
 

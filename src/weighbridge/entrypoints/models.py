@@ -1,12 +1,14 @@
 """`weighbridge models`: operations on the models of a service that runs, by way of its admin listener."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from weighbridge.settings import Settings
 
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,4}|:[1-6]\d{4})?")
 _SUCCESS = 200
 
 
@@ -24,9 +26,9 @@ class Service:
         if url is None and not isinstance(settings.admin_port, int):
             raise ValueError("expected WEIGHBRIDGE_ADMIN_PORT to be the port of the service, got off; --url names it")
         parts = urlsplit(url or f"http://{_bracketed(settings.admin_host)}:{settings.admin_port}")
-        if parts.scheme != "http" or parts.hostname is None or parts.path not in {"", "/"}:
+        if parts.scheme != "http" or not _ADDRESS.fullmatch(parts.netloc) or parts.path not in {"", "/"}:
             raise ValueError("--url: expected http://, a host and a port, got another")
-        self._host, self._port = parts.hostname, parts.port or 80
+        self._host, self._port = parts.hostname or "", parts.port or 80
         secret = settings.admin_token
         self._headers = {} if secret is None else {"Authorization": f"Bearer {secret.get_secret_value()}"}
 

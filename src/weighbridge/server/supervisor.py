@@ -120,9 +120,7 @@ class Supervisor:
     def workers(self) -> list[WorkerReport]:
         """A report on each worker."""
         return [
-            WorkerReport(
-                worker.pid, worker.state, round(worker.age, 3), worker.connections, slot.restarts, slot.reason
-            )
+            WorkerReport(worker.pid, worker.state, round(worker.age, 3), worker.connections, slot.restarts, slot.reason)
             for worker, slot in self._workers.items()
         ]
 

@@ -1,14 +1,20 @@
 import json
 import socket
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.integration.churn import write_models
+from tests.unit.server.administered import Admin, FakeFleet, administered
 from weighbridge import __version__
+from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
+from weighbridge.domain.errors import ModelRefused
 from weighbridge.entrypoints.cli import main
+from weighbridge.server.lineup import Lineup
+from weighbridge.server.listener import listen
 from weighbridge.settings import Settings
 
 
@@ -95,6 +101,88 @@ def test_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+# models
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Admin]:
+    """The admin listener of the settings."""
+    with administered(FakeFleet()) as admin:
+        monkeypatch.setenv("WEIGHBRIDGE_ADMIN_PORT", str(admin.address[1]))
+        yield admin
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (("activate", "m", "2"), ("activate", "m", "2")),
+        (("rollback", "m"), ("rollback", "m")),
+        (("reload", "a b%2F"), ("reload", "a b%2F")),
+    ],
+)
+def test_an_operation_says_what_came_of_it(admin: Admin, arguments: tuple[str, ...], asked: tuple[str, ...]) -> None:
+    result = run("models", *arguments)
+
+    assert (result.exit_code, result.output) == (
+        0,
+        "m: 2 is live, before it 1; its directory cannot be written, so this holds until the next restart\n",
+    )
+    assert admin.operator.asked == [asked]
+
+
+def test_the_models_are_a_table(admin: Admin) -> None:
+    versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
+    admin.operator.lineup = Lineup({"m": "2"}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
+
+    assert run("models", "list").output.splitlines() == [
+        "MODEL  VERSION  STATE    REASON",
+        "m      1        refused  it is broken",
+        "m      2        live",
+        "m                        10 is not there",
+    ]
+    assert json.loads(run("models", "list", "--json").output)[0]["reason"] == "10 is not there"
+
+
+def test_an_operation_that_fails_says_why(admin: Admin) -> None:
+    admin.operator.failure = ModelRefused("models/m/2: it is broken")
+
+    result = run("models", "activate", "m", "2", "--url", f"http://localhost:{admin.address[1]}")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "weighbridge: models/m/2: it is broken\n"
+
+
+def test_who_has_a_token_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", 16 * "t")
+    with administered(FakeFleet(), 16 * "t") as admin:
+        assert run("models", "reload", "m", "--url", f"http://127.0.0.1:{admin.address[1]}").exit_code == 0
+
+
+def test_a_service_that_is_not_reached_is_named() -> None:
+    with listen("::1", 0) as gone:
+        url = f"http://[::1]:{gone.getsockname()[1]}"
+    result = run("models", "list", "--url", url)
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"weighbridge: expected the admin listener of a service at {url}, got ")
+
+
+@pytest.mark.parametrize("url", ["localhost:9000", "https://localhost", "http://", "http://h/models", "http://h:x"])
+def test_a_url_that_is_none_is_a_wrong_call(url: str) -> None:
+    result = run("models", "list", "--url", url)
+
+    assert result.exit_code == 2
+    assert "--url: expected http://, a host and a port, got another" in result.stderr
+
+
+def test_without_an_admin_listener_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_ADMIN_PORT", "off")
+    result = run("models", "list")
+
+    assert result.exit_code == 2
+    assert "expected WEIGHBRIDGE_ADMIN_PORT to be the port of the service, got off; --url names it" in result.stderr
+
+
 # openapi, --version, --help
 
 
@@ -127,7 +215,9 @@ def test_the_version_is_told() -> None:
     assert run("--version").output == f"weighbridge, version {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["check"], ["openapi"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["predict"], ["check"], ["openapi"], ["models"], ["models", "activate"]]
+)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_command_has_help(command: list[str], flag: str) -> None:
     result = run(*command, flag)

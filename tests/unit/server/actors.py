@@ -101,7 +101,7 @@ class Actor:
         match word, self._on_stage.plays(self, word):
             case _, "dies":
                 self.kill()
-            case (Word.PREPARE | Word.COMMIT), "fails":
+            case ((Word.PREPARE | Word.COMMIT), "fails"):
                 self.send(Word.FAILED, f"{number} {'/'.join(['models', *what])}: it is broken")
             case Word.PREPARE, deed:
                 self._prepared = (what[0], what[1])
@@ -115,7 +115,7 @@ class Actor:
                 [descriptor] = descriptors
                 self.lineup = Lineup.read(descriptor)
                 os.close(descriptor)
-            case (Word.RETIRE | Word.CLOSE), _:
+            case ((Word.RETIRE | Word.CLOSE), _):
                 self.end(0)
 
 

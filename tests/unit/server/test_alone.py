@@ -99,12 +99,12 @@ def test_a_service_that_cannot_start_for_another_reason_ends_as_ever(logger: Fil
 
 def test_what_does_not_open_in_time_is_refused(logger: FilteringBoundLogger) -> None:
     opening = Hanging()
-    with (
-        alone(FastAPI(), logger, FakeShelf(), FakeProver()) as service,
-        pytest.raises(ModelRefused, match=r"^models/m/2: expected it to open within 0.05 s, got one that did not$"),
-    ):
+    with alone(FastAPI(), logger, FakeShelf(), FakeProver()) as service:
         service._opening = Opening(opening)
-        asyncio.run(service.prepare("m", "2"))
+        with pytest.raises(
+            ModelRefused, match=r"^models/m/2: expected it to open within 0.05 s, got one that did not$"
+        ):
+            asyncio.run(service.prepare("m", "2"))
     service.abort()
     opening.go_on.set()
 

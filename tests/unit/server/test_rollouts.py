@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from structlog.typing import FilteringBoundLogger
 from tests.unit.log import Log
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE
-from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState

@@ -4,8 +4,8 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.unit.server.actors import Actor, Stage, stage
-from weighbridge.adapters.logs import start_logging
 from weighbridge.domain.errors import ModelRefused, NothingToRollBack
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Outcome, Stopping
@@ -335,9 +334,7 @@ def test_a_catalogue_that_cannot_be_told_is_told_with_the_next(
     play(scene)
 
 
-def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(
-    play: Callable[..., None], log: Log
-) -> None:
+def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(play: Callable[..., None], log: Log) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         on.actors[0].kill()

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,14 +21,13 @@ from typing_extensions import override
 from tests.unit.log import Log
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE, until
-from weighbridge.adapters.logs import start_logging
 from weighbridge.server import supervisor as module
 from weighbridge.server.channel import MOST_DESCRIPTORS
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.listener import listen
+from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.process import WorkerProcess
 from weighbridge.server.scoreboard import Scoreboard
-from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.supervisor import Supervisor
 from weighbridge.settings import InvalidSettings, Settings
 
