@@ -68,14 +68,12 @@ async def _watch_one(directory: str, changed: Callable[[], Awaitable[None]]) -> 
         yield_on_timeout=True,
         force_polling=False,
     )
-    may_have_changed = True  # while nobody watched
     async with aclosing(changes):
-        async for found in changes:
-            if found or may_have_changed:
-                may_have_changed = False
+        await anext(changes)  # now it watches; what changed before is seen with the rest
+        await changed()
+        while await _identity(directory) == identity:
+            if await anext(changes):
                 await changed()
-            if await _identity(directory) != identity:
-                return
 
 
 async def _identity(directory: str) -> tuple[int, int]:

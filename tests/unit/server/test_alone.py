@@ -57,10 +57,11 @@ def test_a_service_that_is_stopped_while_it_starts_ends_normally(logger: Filteri
 class Interrupted(FakeProver):
     """Is interrupted by the end of the service."""
 
+    @override
     async def prove(self, name: str, version: str) -> None:
-        signal.raise_signal(signal.SIGTERM)
-        await asyncio.sleep(DEADLINE)
         await super().prove(name, version)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.get_running_loop().create_future()
 
 
 def test_a_service_that_is_stopped_while_its_models_are_proven_ends_normally(logger: FilteringBoundLogger) -> None:

@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.unit.server.shelf import FakeProver, FakeShelf
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, until
 from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
@@ -224,10 +224,10 @@ def test_where_nothing_can_be_written_an_activation_holds_all_the_same(on: Opera
         assert await on.rollouts.activate("m", "2") == Outcome("m", "2", "1", persisted=False)
         await on.rollouts.reconcile()
         assert on.hosts.live == {"m": "2"}
+        await asyncio.to_thread(until, lambda: log.of("rollout_not_written"))
+        assert "Read-only file system" in log.of("rollout_not_written")[0]["reason"]
 
     on.run(scene)
-
-    assert "Read-only file system" in log.of("rollout_not_written")[0]["reason"]
 
 
 def test_what_cannot_be_proven_is_not_opened_and_its_reason_stays(on: Operated) -> None:

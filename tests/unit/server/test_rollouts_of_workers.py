@@ -259,8 +259,7 @@ def test_a_worker_that_cannot_serve_its_models_at_the_start_says_why(
 ) -> None:
     async def main() -> None:
         monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "fails")
-        async with stage(monkeypatch, logger, "1"):
-            pytest.fail("it has started")
+        await stage(monkeypatch, logger, "1").__aenter__()
 
     with pytest.raises(CannotStart, match=r"got one that could not serve its models: models/m/1: it is broken; "):
         asyncio.run(main())

@@ -70,26 +70,54 @@ def test_a_change_anywhere_below_the_directory_is_told(during: During, tmp_path:
     during(Settings(models=str(tmp_path), models_watch=how), scene)
 
 
-def test_a_directory_that_goes_and_comes_back_is_watched_again(during: During, log: Log, tmp_path: Path) -> None:
-    models = tmp_path / "models"
+def test_a_directory_that_goes_and_comes_back_is_watched_again(
+    during: During, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, looks, watch_one = tmp_path / "models", list[str](), watch._watch_one
     models.mkdir()
+
+    async def watch_and_count(directory: str, changed: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        looks.append(directory)
+        await watch_one(directory, changed)
+
+    monkeypatch.setattr(watch, "_watch_one", watch_and_count)
 
     async def scene(changes: Changes) -> None:
         await changes.more(0)
         models.rename(tmp_path / "elsewhere")
         await asyncio.to_thread(until, lambda: log.of("models_not_watched"))
         seen = changes.count
-        await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0.2))})  # it is told once, however often one looks
+        while len(looks) < 4:  # it is told once, however often one looks
+            await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0.005))})
         models.mkdir()
         await changes.more(seen)
         seen = changes.count
         (models / "m").mkdir()
         await changes.more(seen)
+        [line] = log.of("models_not_watched")
+        assert "No such file or directory" in line["reason"]
 
     during(Settings(models=str(models)), scene)
 
-    [line] = log.of("models_not_watched")
-    assert "No such file or directory" in line["reason"]
+
+def test_a_directory_that_is_replaced_is_watched_in_the_place_of_the_old_one(during: During, tmp_path: Path) -> None:
+    models, other = tmp_path / "models", tmp_path / "other"
+    models.mkdir()
+    other.mkdir()
+    link = tmp_path / "current"
+    link.symlink_to(models)
+
+    async def scene(changes: Changes) -> None:
+        await changes.more(0)
+        seen = changes.count
+        (tmp_path / "next").symlink_to(other)
+        (tmp_path / "next").rename(link)
+        await changes.more(seen)
+        seen = changes.count
+        (other / "m").mkdir()
+        await changes.more(seen)
+
+    during(Settings(models=str(link)), scene)
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(models="anywhere", models_watch="off")])

@@ -46,12 +46,13 @@ class FakeModels:
     def __init__(self) -> None:
         self.installed: list[str] = []
         self.told: list[Catalogue] = []
-        self.go_on = threading.Event()
+        self.opening, self.go_on = threading.Event(), threading.Event()
 
     def open(self, name: str, version: str) -> str:
         if version == "2":
             raise ModelRefused(f"models/{name}/{version}: it is broken")
         if version == "3":
+            self.opening.set()
             assert self.go_on.wait(DEADLINE)
         return f"{name} {version}"
 
@@ -129,6 +130,7 @@ def test_a_worker_forgets_what_it_is_opening_or_has_opened_when_it_is_told_to(en
         async with directed(ends, Lineup()) as on:
             on.say(Word.ABORT)
             on.say(Word.PREPARE, "7 m 3")
+            await asyncio.to_thread(on.models.opening.wait, DEADLINE)
             on.say(Word.ABORT)
             on.say(Word.PREPARE, "8 m 1")
             assert await on.answer() == (Word.DONE, "8")
