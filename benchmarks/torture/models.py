@@ -34,7 +34,7 @@ _LARGE = "large"
 _LARGE_CONNECTIONS = 64
 _PEAK_SECONDS, _BEFORE_SECONDS, _DURING_SECONDS = 2.0, 8.0, 30.0
 _MORE = 1.5
-_LOAD_TIMEOUT = 5.0
+_LOAD_TIMEOUT = 20.0
 _LOAD_MEMORY = 2 * 1024**3
 
 
@@ -146,6 +146,7 @@ def corrupt_on_disk() -> Iterator[Row]:
             victim = min(service.worker_pids())
             at = monotonic()
             os.kill(victim, signal.SIGKILL)
+            service.until(lambda: bool(_reasons(service)), "the reason why no worker comes back")
             sleep(_WATCHED_SECONDS)
             alone = len([worker for worker in service.workers() if worker.ready])
             reasons = _reasons(service)
@@ -227,7 +228,7 @@ def hostile() -> Iterator[Row]:
         versions = write_hostile(models, _NAME, trace)
         (models / _NAME / "rollout.toml").write_text('live = "1"\n', "utf-8")
         variables = {
-            "PYTHONPATH": str(models.parent / "code"),
+            "PYTHONPATH": os.pathsep.join([str(models.parent / "code"), os.environ.get("PYTHONPATH", "")]),
             "WEIGHBRIDGE_PYTHON_MODELS": "true",
             "WEIGHBRIDGE_LOAD_TIMEOUT": str(_LOAD_TIMEOUT),
             "WEIGHBRIDGE_LOAD_MEMORY_BYTES": str(_LOAD_MEMORY),

@@ -57,6 +57,21 @@ def stopped(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize(("given", "known"), [(None, b"1"), ("3", b"3")])
+def test_libraries_compute_in_one_thread_unless_the_operator_says_otherwise(
+    given: str | None, known: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+
+    with serving() as service:
+        [worker] = workers(service)
+        variables = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+
+    assert b"OMP_NUM_THREADS=" + known in variables
+
+
 # Workers that end
 
 

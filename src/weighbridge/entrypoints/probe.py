@@ -15,7 +15,6 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _NICENESS = 10  # what answers requests goes first
-_MOST_FILE_BYTES = 1024**2  # for a few lines of errors, and no more
 _MOST_DESCRIPTORS = 256
 _UNLIMITED = 2**63 - 1  # what -1, for no limit at all, comes to
 _SIGNS = ("bad_alloc", "allocate memory", "out of memory")  # how libraries tell that there is none
@@ -42,7 +41,7 @@ def _confine(memory_bytes: int, parent: int) -> None:
     for limited, wanted in (
         (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, _MOST_FILE_BYTES),
+        (resource.RLIMIT_FSIZE, memory_bytes),  # files in memory are files, too
         (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
     ):
         _, hard = resource.getrlimit(limited)

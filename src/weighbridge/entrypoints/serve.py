@@ -39,6 +39,8 @@ def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
     Raises InvalidSettings, CannotStart.
     """
     _occupy_standard_streams()
+    # One row is too little to share between threads, which spin while they wait. Workers inherit it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     inherited = inherited_listener()
     settings = Settings.load(**flags)
     tls_context(settings)  # so that files which cannot be used are told before anything starts

@@ -297,7 +297,7 @@ def test_a_probe_has_given_up_what_it_does_not_need(models: Models) -> None:
     assert facts(models.python(CONFINED)) == {
         "CORE": [0, 0],
         "DATA": [512 * 1024**2] * 2,
-        "FSIZE": [1024**2] * 2,
+        "FSIZE": [512 * 1024**2] * 2,
         "NOFILE": [256, 256],
         "signal": 9,
         "privileges": [["NoNewPrivs:", "1"]],
