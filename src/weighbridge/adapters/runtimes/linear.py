@@ -33,8 +33,9 @@ class LinearModel:
 
     def predict(self, batch: Batch) -> Outputs:
         """Score the rows, each from left to right."""
-        if len(batch) == 1:  # a matrix of one row would take ten times as long, for the same bits
-            return (np.array([score(batch.rows[0], self._weights, 1.0)]),)
+        rows = batch.rows
+        if len(rows) == 1 and isinstance(rows[0], list):  # to make a matrix of one row takes ten times as long
+            return (np.array([score(rows[0], self._weights, 1.0)]),)
         return (score_rows(batch.matrix(), self._weights, 1.0),)
 
 
