@@ -244,7 +244,7 @@ def test_the_metrics_page_names_what_stands_for_the_others() -> None:
     assert f"`{UNROUTED}`" in rows["route"]
     assert f"`{SUPERVISOR}`" in rows["process"]
     assert f"`{EMBEDDED.version}`" in rows["version"]
-    assert f"\n`{OVERFLOW}`: " in (ROOT / "docs/metrics.md").read_text("utf-8")
+    assert f"`{OVERFLOW}`: " in (ROOT / "docs/metrics.md").read_text("utf-8")
 
 
 def test_the_metrics_page_has_the_bounds_of_the_buckets() -> None:
