@@ -112,6 +112,19 @@ def test_a_service_that_is_stopped_while_it_starts_is_never_ready(supervising: S
     asyncio.run(main())
 
 
+def test_a_service_that_is_stopped_while_its_workers_start_is_never_ready(supervising: Supervising, log: Log) -> None:
+    async def main() -> None:
+        supervisor = supervising.of(NEVER_READY)
+        running = asyncio.ensure_future(supervisor.run(lambda: pytest.fail("it was said to be ready")))
+        async with asyncio.timeout(DEADLINE):
+            while not log.of("worker_started"):
+                await asyncio.wait({running}, timeout=0.01)
+            signal.raise_signal(signal.SIGTERM)
+            await running
+
+    asyncio.run(main())
+
+
 def test_workers_are_told_to_end(supervising: Supervising, log: Log) -> None:
     supervising.run(OBEYS, signal.SIGTERM, workers=2)
 
