@@ -114,3 +114,24 @@ def test_on_a_terminal_it_prints_where_it_is_and_a_request_to_try() -> None:
     assert reply.json() == {"prediction": 1.0, "status": "success"}
     assert "service_started" in log
     assert "{" not in log
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"PYTHON_MODELS": "true"}, {"python_models": True, "trusted_types": []}),
+        ({"TRUSTED_TYPES": '["shop.Scaler"]'}, {"python_models": False, "trusted_types": ["shop.Scaler"]}),
+    ],
+)
+def test_a_start_that_lets_models_run_code_is_warned_about(
+    settings: dict[str, str], allowed: dict[str, object]
+) -> None:
+    with serving(**settings) as service:
+        [warning] = service.of("models_may_run_code")
+
+    assert {name: warning[name] for name in allowed} == allowed
+
+
+def test_a_start_that_lets_them_run_none_is_not() -> None:
+    with serving() as service:
+        assert not service.of("models_may_run_code")

@@ -76,6 +76,10 @@ class _Ports:
 
     def announce(self, logger: FilteringBoundLogger) -> None:
         """Say where the service answers, now that it does; and to systemd, from now on, that it lives."""
+        settings = self.settings
+        if settings.python_models or settings.trusted_types:
+            allowed = {"python_models": settings.python_models, "trusted_types": settings.trusted_types}
+            logger.warning("models_may_run_code", **allowed)
         if self._admin is not None:
             logger.info("admin_listening", url=url_of(self._admin, secure=False))
         logger.info("listening", url=self._url)
