@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typing_extensions
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter
 from pydantic.config import JsonDict
+from pydantic_core.core_schema import CoreSchema, none_schema, with_default_schema
 
 from weighbridge.domain.signature import Column, Kind, Signature
 
@@ -16,6 +17,14 @@ _TYPES: Mapping[Kind, Any] = {Kind.INT: _INT64, Kind.FLOAT: float, Kind.BOOL: bo
 _EXAMPLES: Mapping[Kind, Any] = {Kind.INT: 1, Kind.FLOAT: 1.5, Kind.BOOL: True, Kind.STRING: "text"}
 
 _typed_dict: Any = typing_extensions.TypedDict  # made of names that are known only when the program runs
+
+
+class _PassedOver:
+    """The value of a key that is not known: whatever it is, nothing is made of it, which may be millions of lists."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        return with_default_schema(none_schema(), default=None, on_error="default")
 
 
 class SignatureTypes:
@@ -60,7 +69,7 @@ def _strict(name: str, fields: Mapping[str, Any]) -> Any:
 
 
 def _open(name: str, fields: Mapping[str, Any]) -> Any:
-    made = _typed_dict(name, fields, total=False)
+    made = _typed_dict(name, fields, total=False, extra_items=_PassedOver)
     made.__pydantic_config__ = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
     return made
 
