@@ -7,12 +7,18 @@ COPY requirements.lock ./
 RUN pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock hatchling
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
+# The libraries of the models that are to be served, with spaces between them; they too have the versions of the lock.
+ARG PACKAGES=""
 RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist . \
     && python -m venv --without-pip /opt/weighbridge \
     && pip --python /opt/weighbridge install --no-cache-dir --disable-pip-version-check \
-       --constraint requirements.lock dist/*.whl
+       --constraint requirements.lock dist/*.whl $PACKAGES
 
 FROM python:3.11-slim
+ARG PACKAGES=""
+# LightGBM takes OpenMP from the system; the other libraries bring their own.
+RUN case "$PACKAGES" in *lightgbm*) apt-get update && apt-get install -y --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/* ;; esac
 COPY --from=build /opt/weighbridge /opt/weighbridge
 # Inside a container loopback reaches nobody. The delay is what load balancers take to notice a pod that ends.
 ENV PATH=/opt/weighbridge/bin:$PATH \

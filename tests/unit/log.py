@@ -7,6 +7,7 @@ from typing import Any
 
 from dependency_injector import providers
 
+from tests.waiting import until
 from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.container import Container
 from weighbridge.settings import Settings
@@ -40,6 +41,11 @@ class Log:
     def of(self, event: str) -> list[dict[str, Any]]:
         """The lines of one kind."""
         return [line for line in self.events if line["event"] == event]
+
+    def written(self, event: str) -> list[dict[str, Any]]:
+        """The lines of one kind, once there are some: they are written by a thread."""
+        until(lambda: self.of(event))
+        return self.of(event)
 
     def close(self) -> None:
         """Give the file back."""

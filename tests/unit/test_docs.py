@@ -5,14 +5,17 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel, TypeAdapter
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
+from weighbridge.adapters.http.signature_types import SignatureTypes
+from weighbridge.adapters.manifest import NAME, VERSION, ColumnSpec, Golden, Manifest, Rollout, RuntimeName
 from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL, UNROUTED, RequestMetrics
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
@@ -23,11 +26,13 @@ from weighbridge.adapters.process_metrics import (
     process_families,
 )
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
+from weighbridge.application.catalogue import VersionState
 from weighbridge.server.models import OPERATIONS
 from weighbridge.settings import CONFIG_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "weighbridge.toml"
+MODELS = ROOT / "docs" / "models.md"
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
 FIELDS = tuple(Settings.model_fields)
 OPTIONAL = tuple(field for field in FIELDS if Settings.model_fields[field].default is None)
@@ -239,7 +244,7 @@ def test_the_metrics_page_names_what_stands_for_the_others() -> None:
     assert f"`{UNROUTED}`" in rows["route"]
     assert f"`{SUPERVISOR}`" in rows["process"]
     assert f"`{EMBEDDED.version}`" in rows["version"]
-    assert f"\n`{OVERFLOW}`: " in (ROOT / "docs/metrics.md").read_text("utf-8")
+    assert f"`{OVERFLOW}`: " in (ROOT / "docs/metrics.md").read_text("utf-8")
 
 
 def test_the_metrics_page_has_the_bounds_of_the_buckets() -> None:
@@ -254,6 +259,80 @@ def test_the_metrics_page_asks_only_for_series_that_there_are() -> None:
     queries = (ROOT / "docs/metrics.md").read_text("utf-8").partition("```promql")[2]
 
     assert set(re.findall(r"weighbridge_\w+", queries)) <= series
+
+
+def _section(heading: str) -> str:
+    """A section of the page of models, less those within it."""
+    return MODELS.read_text("utf-8").partition(f"# {heading}\n")[2].partition("\n#")[0]
+
+
+def _shown(kind: str, text: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def _first_cells(heading: str) -> list[str]:
+    return re.findall(r"^\| `(.+?)` \|", _section(heading), re.MULTILINE)
+
+
+def _manifests() -> Iterator[tuple[Manifest, list[Any]]]:
+    """Each manifest on the page of models, with the requests and replies that follow it."""
+    for part in MODELS.read_text("utf-8").split("```toml\nruntime = ")[1:]:
+        text = f"runtime = {part.partition('```')[0]}"
+        yield Manifest.read(text.encode(), "docs/models.md"), [json.loads(shown) for shown in _shown("json", part)]
+
+
+def test_every_toml_on_the_page_of_models_is_a_manifest_or_a_rollout() -> None:
+    blocks = _shown("toml", MODELS.read_text("utf-8"))
+    rollouts = [Rollout.parse(block.encode(), "docs/models.md") for block in blocks if block.startswith("live = ")]
+
+    assert rollouts == [Rollout(live="2", previous="1")]
+    assert len([*_manifests()]) == len(blocks) - len(rollouts)
+
+
+@pytest.mark.parametrize(
+    ("heading", "of"),
+    [("`model.toml`", Manifest), ("Columns", ColumnSpec), ("Golden rows", Golden), ("`rollout.toml`", Rollout)],
+)
+def test_the_page_of_models_has_every_key_in_the_order_of_the_code(heading: str, of: type[BaseModel]) -> None:
+    assert _first_cells(heading) == [*of.model_fields]
+
+
+def test_the_page_of_models_has_every_type_and_every_state() -> None:
+    [types] = [row[1] for row in _rows("docs/models.md") if row[0] == "type"]
+
+    assert set(get_args(ColumnSpec.model_fields["type"].annotation)) == set(re.findall(r"`(\w+)`", types))
+    assert _first_cells("The states of a version") == [*VersionState]
+
+
+def test_the_page_of_models_has_every_runtime_with_the_extra_that_installs_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].keys() - {"dev"}
+    rows = [row for row in _rows("docs/models.md") if row[0] in get_args(RuntimeName)]
+
+    assert sorted(row[0] for row in rows) == sorted(get_args(RuntimeName))
+    assert [row[3] for row in rows] == [f"weighbridge[{row[0]}]" if row[0] in extras else "" for row in rows]
+
+
+def test_requests_and_replies_on_the_page_of_models_fit_the_manifests_above_them() -> None:
+    for manifest, shown in _manifests():
+        replies = [one for one in shown if "status" in one]
+        types = SignatureTypes(replies[0]["model"], replies[0]["version"], manifest.signature())
+        requests = [one for one in shown if one not in replies]
+        fitting = [types.rows if isinstance(request, list) else types.row for request in requests]
+        fitting += [types.answers if "predictions" in reply else types.answer for reply in replies]
+        for one, fits in zip([*requests, *replies], fitting, strict=True):
+            TypeAdapter(fits).validate_json(json.dumps(one))
+
+
+def test_the_page_of_models_shows_names_and_versions_that_there_can_be() -> None:
+    page = _section("The directory")
+    versions = re.findall(r"`([\d.]+)`", page)
+
+    assert versions
+    assert all(map(VERSION.fullmatch, versions))
+    assert "1 to 128 letters" in page
+    assert NAME.fullmatch("a" * 128)
+    assert not NAME.fullmatch("a" * 129)
 
 
 def test_the_layers_of_the_architecture_are_those_of_the_import_contract() -> None:

@@ -120,7 +120,7 @@ def last(name: str) -> str:
 
 
 def test_the_dockerfile_has_only_instructions_that_there_are() -> None:
-    known = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
 
     assert instructions()[0][0] == "FROM"
     assert {name for name, _ in instructions()} == known
@@ -150,6 +150,14 @@ def test_every_package_of_the_image_is_pinned() -> None:
 
     assert len(installs) == 2
     assert all("--constraint requirements.lock" in install for install in installs)
+
+
+def test_the_libraries_of_models_that_the_page_builds_an_image_with_are_in_the_lock() -> None:
+    [packages] = re.findall(r'--build-arg PACKAGES="(.+?)"', PAGE)
+    locked = re.findall(r"^(\S+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+
+    assert ("ARG", 'PACKAGES=""') in instructions()
+    assert set(packages.split()) <= set(locked)
 
 
 def test_the_image_runs_as_a_user_that_is_seen_not_to_be_root() -> None:

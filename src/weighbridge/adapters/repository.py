@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import MANIFEST, NAME, ROLLOUT, VERSION, Manifest, Rollout, order
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.domain.errors import ModelRefused
@@ -108,17 +109,18 @@ class Repository:
         with self._opened(name, version) as directory:
             return _manifest(directory, f"models/{name}/{version}")[0]
 
-    def artefact(self, name: str, version: str, manifest: Manifest) -> bytes:
+    def artefact(self, name: str, version: str, manifest: Manifest) -> Artefact:
         """The artefact of a version, which has the manifest's digest; empty when there is none. Raises ModelRefused."""
         if manifest.artefact is None:
-            return b""
+            return Artefact.of(b"")
         path = f"models/{name}/{version}/{manifest.artefact}"
         with (
             self._opened(name, version) as directory,
             _open(directory, manifest.artefact, path, stat.S_IFREG) as descriptor,
+            _told(path, "a file that can be read"),
         ):
-            artefact = _read(descriptor, os.fstat(descriptor).st_size, path)
-        _check_digest(hashlib.sha256(artefact).hexdigest(), manifest, path)
+            artefact = Artefact.copy(descriptor)
+        _check_digest(artefact.sha256(), manifest, path)
         return artefact
 
     def write_rollout(self, name: str, rollout: Rollout) -> None:
@@ -230,8 +232,6 @@ def _told(path: str, expected: str) -> Iterator[None]:
     except OSError as exc:
         got = _MISSING.get(exc.errno or 0, exc.strerror)
         raise ModelRefused(f"{path}: expected {expected}, got {got}") from exc
-    except MemoryError as exc:
-        raise ModelRefused(f"{path}: expected memory to hold it, got too little") from exc
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from weighbridge.domain.signature import Column, Kind, Signature
+from weighbridge.domain.signature import Kind, Signature
 
 Rows = Sequence[Sequence[Any]] | NDArray[np.float64]
 
@@ -45,10 +45,12 @@ class Batch:
 
         Raises ValueError for strings that are no categories.
         """
-        if self.signature.vector is not None or all(_is_plain_number(column) for column in self.signature.inputs):
-            width = sum(column.width or 1 for column in self.signature.inputs)
-            return np.asarray(self.rows, dtype).reshape(len(self.rows), width)  # no rows have a width, too
-        return np.column_stack([self._numbers(place, dtype) for place in range(len(self.signature.inputs))])
+        inputs, rows = self.signature.inputs, self.rows
+        if self.signature.vector is None:
+            if any(column.width is not None for column in inputs):
+                return np.column_stack([self._numbers(place, dtype) for place in range(len(inputs))])
+            rows = self._coded()
+        return np.asarray(rows, dtype).reshape(len(rows), self.signature.width)  # no rows have a width, too
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """An array for each input, of shape (n,) or (n, width).
@@ -71,13 +73,18 @@ class Batch:
         return values if column.width is None else values.reshape(len(self.rows), column.width)
 
     def _numbers(self, place: int, dtype: DTypeLike) -> NDArray[Any]:
-        column = self.signature.inputs[place]
+        column, codes = self.signature.inputs[place], self.signature.codes[place]
         values = self._values(place)
-        if column.categories is not None:
-            codes: dict[Any, float | None] = {category: code for code, category in enumerate(column.categories)}
+        if codes is not None:
             values = [codes.get(value) for value in values]
         return np.asarray(values, dtype).reshape(len(self.rows), column.width or 1)
 
-
-def _is_plain_number(column: Column) -> bool:
-    return column.kind is not Kind.STRING and column.width is None
+    def _coded(self) -> Rows:
+        """The rows, with the index of each category in its place."""
+        codes = self.signature.codes
+        if not any(codes):
+            return self.rows
+        return [
+            [value if code is None else code.get(value) for value, code in zip(row, codes, strict=True)]
+            for row in self.rows
+        ]

@@ -1,6 +1,7 @@
 """What a model takes and gives: columns with names, types and widths."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from weighbridge.domain.errors import InvalidSignature
@@ -55,6 +56,12 @@ class Signature:
 
     inputs: tuple[Column, ...]
     outputs: tuple[Column, ...]
+    vector: Column | None = field(init=False, repr=False, compare=False)
+    """The only input, when that is a vector: then a row is no more than its numbers."""
+    width: int = field(init=False, repr=False, compare=False)
+    """Of a row whose inputs stand side by side."""
+    codes: tuple[Mapping[str | None, int] | None, ...] = field(init=False, repr=False, compare=False)
+    """For each input the indices of its categories, None where it has none."""
 
     def __post_init__(self) -> None:
         for side, columns in (("input", self.inputs), ("output", self.outputs)):
@@ -62,9 +69,15 @@ class Signature:
                 raise InvalidSignature(f"expected one or more {side}s, got none")
             if len({column.name for column in columns}) < len(columns):
                 raise InvalidSignature(f"expected {side}s with names of their own, got one name twice")
-
-    @property
-    def vector(self) -> Column | None:
-        """The only input, when that is a vector: then a row is no more than its numbers."""
         [first, *others] = self.inputs
-        return first if first.width is not None and not others else None
+        derived = {
+            "vector": first if first.width is not None and not others else None,
+            "width": sum(column.width or 1 for column in self.inputs),
+            "codes": tuple(map(_codes, self.inputs)),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+
+def _codes(column: Column) -> Mapping[str | None, int] | None:
+    return None if column.categories is None else {name: code for code, name in enumerate(column.categories)}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.inference import infer
 from weighbridge.adapters.manifest import MANIFEST, NAME, VERSION, ColumnSpec, Golden, Manifest, RuntimeName, Value
 from weighbridge.adapters.runtimes import Packed, Runtime, Trust, runtime
@@ -48,7 +49,7 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     places = _spread(len(described.rows), _COMPARED)
     rows = [described.rows[place] for place in places]
     with warnings.catch_warnings():  # a runtime that loads may silence its library, in this process too
-        loaded = library.load(packed.artefact, draft, Trust(types=tuple(trusted_types)))
+        loaded = library.load(Artefact.of(packed.artefact), draft, Trust(types=tuple(trusted_types)))
         outputs = _predict(loaded, draft, rows)
     columns = tuple(map(_as_wide_as, packed.outputs, outputs))
     chosen = example.iloc[places] if hasattr(example, "iloc") else np.asarray(example)[places]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.manifest import ColumnSpec, Golden, Manifest, RuntimeName, Value
 from weighbridge.adapters.repository import Repository
@@ -56,8 +57,8 @@ class FakeRuntime:
         self._opening = opening
         self.loaded: list[tuple[bytes, Trust]] = []
 
-    def load(self, artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
-        self.loaded.append((artefact, trust))
+    def load(self, artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
+        self.loaded.append((artefact.read(), trust))
         return self._opening(manifest)
 
 

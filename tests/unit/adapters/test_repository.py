@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import stat
@@ -74,7 +75,7 @@ def test_a_version_without_an_artefact_is_in_order(tmp_path: Path) -> None:
     version = repository.scan()["churn"].versions["1"]
 
     assert (version.sha256, version.reason) == (None, None)
-    assert repository.artefact("churn", "1", repository.manifest("churn", "1")) == b""
+    assert repository.artefact("churn", "1", repository.manifest("churn", "1")).read() == b""
 
 
 def test_a_fingerprint_changes_with_the_manifest(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_an_artefact_is_the_bytes_that_were_checked(tmp_path: Path) -> None:
     place(tmp_path, "churn/1", b"[5.0, 6.0]")
     repository = Repository(tmp_path)
 
-    assert repository.artefact("churn", "1", repository.manifest("churn", "1")) == b"[5.0, 6.0]"
+    assert repository.artefact("churn", "1", repository.manifest("churn", "1")).read() == b"[5.0, 6.0]"
 
 
 def test_an_artefact_with_another_digest_is_refused(tmp_path: Path) -> None:
@@ -312,12 +313,13 @@ def test_an_artefact_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypa
     manifest = repository.manifest("churn", "1")
 
     def too_large(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(os, "fdopen", too_large)
+    monkeypatch.setattr(os, "sendfile", too_large)
 
     with pytest.raises(
-        ModelRefused, match=r"^models/churn/1/weights.json: expected memory to hold it, got too little$"
+        ModelRefused,
+        match=r"^models/churn/1/weights.json: expected a file that can be read, got Cannot allocate memory$",
     ):
         repository.artefact("churn", "1", manifest)
 

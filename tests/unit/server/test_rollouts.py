@@ -179,7 +179,7 @@ def test_what_is_no_model_by_its_name_is_told(on: Operated, log: Log) -> None:
     on.shelf.others = ["models/+: expected a name, got another"]
     on.run(lambda: asyncio.sleep(0))
 
-    assert log.of("models_passed_over")[0]["reasons"] == on.shelf.others
+    assert log.written("models_passed_over")[0]["reasons"] == on.shelf.others
 
 
 def test_a_start_that_is_stopped_ends_there(on: Operated) -> None:
@@ -203,7 +203,7 @@ def test_an_activation_is_proven_opened_written_and_served(on: Operated, log: Lo
 
     on.run(scene)
 
-    assert [(line["model"], line["version"]) for line in log.of("model_live")] == [("m", "2")]
+    assert [(line["model"], line["version"]) for line in log.written("model_live")] == [("m", "2")]
 
 
 def test_what_is_live_already_is_only_written(on: Operated) -> None:
@@ -399,7 +399,7 @@ def test_what_cannot_be_followed_is_tried_again_only_when_it_changes(on: Operate
 
     on.run(scene)
 
-    assert len(log.of("model_refused")) == 1
+    assert len(log.written("model_refused")) == 1
 
 
 def test_a_live_version_that_is_broken_by_now_serves_on(on: Operated) -> None:
@@ -429,7 +429,7 @@ def test_a_model_that_is_gone_serves_on(on: Operated, log: Log) -> None:
 
     on.run(scene)
 
-    assert len(log.of("model_gone")) == 1
+    assert len(log.written("model_gone")) == 1
 
 
 def test_a_directory_that_is_gone_changes_nothing(on: Operated, log: Log) -> None:
@@ -441,7 +441,9 @@ def test_a_directory_that_is_gone_changes_nothing(on: Operated, log: Log) -> Non
 
     on.run(scene)
 
-    assert [line["reason"] for line in log.of("models_unreadable")] == ["models: expected a directory, got nothing"]
+    assert [line["reason"] for line in log.written("models_unreadable")] == [
+        "models: expected a directory, got nothing"
+    ]
 
 
 # What is counted

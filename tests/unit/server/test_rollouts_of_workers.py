@@ -81,7 +81,7 @@ def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log:
 
     play(scene)
 
-    [refused] = log.of("model_refused")
+    [refused] = log.written("model_refused")
     assert (refused["model"], refused["live"], refused["reason"]) == ("m", "1", "models/m/2: it is broken")
 
 
@@ -165,7 +165,7 @@ def test_a_worker_that_does_not_take_up_what_was_decided_is_killed(play: Callabl
 
     play(scene, hang_timeout=0.5)
 
-    assert [line["reason"] for line in log.of("worker_died")] == ["did not serve the version that was decided on"]
+    assert [line["reason"] for line in log.written("worker_died")] == ["did not serve the version that was decided on"]
 
 
 def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Callable[..., None], log: Log) -> None:
@@ -181,7 +181,7 @@ def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Calla
 
     play(scene)
 
-    assert len(log.of("worker_died")) == 1
+    assert len(log.written("worker_died")) == 1
 
 
 def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Callable[..., None]) -> None:
@@ -299,7 +299,7 @@ def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., N
 
     play(scene)
 
-    assert len(log.of("reloaded")) == 1
+    assert len(log.written("reloaded")) == 1
 
 
 def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
@@ -314,7 +314,7 @@ def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
 
     play(scene)
 
-    assert log.of("reload_refused")[0]["reason"].endswith("could not serve its models: models/m/1: it is broken")
+    assert log.written("reload_refused")[0]["reason"].endswith("could not serve its models: models/m/1: it is broken")
 
 
 def test_a_catalogue_that_cannot_be_told_is_told_with_the_next(
@@ -342,7 +342,7 @@ def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(play:
 
     play(scene, load_timeout=0.1)
 
-    assert log.of("worker_died")[1]["reason"] == "it has not come up within 0.2 s"
+    assert log.written("worker_died")[1]["reason"] == "it has not come up within 0.2 s"
 
 
 STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])

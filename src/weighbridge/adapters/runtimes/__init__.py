@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest, RuntimeName
 from weighbridge.application.ports import Model
 from weighbridge.domain.errors import ModelRefused
@@ -42,7 +43,7 @@ class Runtime(Protocol):
         """A fitted model as an artefact that `load` takes. Raises ModelRefused for one that cannot be told as data."""
         ...
 
-    def load(self, artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+    def load(self, artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
         """The model in an artefact whose digest is checked. Raises ModelRefused, or whatever its library does."""
         ...
 

@@ -8,6 +8,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.trees import (
@@ -60,13 +61,13 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     return Packed(text.encode(), "model.txt", outputs, {"lightgbm": lightgbm.__version__})
 
 
-def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The model in a text. Raises ModelRefused, or what LightGBM does.
 
     A text that is wrong in the middle of a tree may still end the process: LightGBM trusts what it reads.
     """
     del trust  # trees need none
-    text = artefact.decode(errors="replace")
+    text = artefact.read().decode(errors="replace")
     if not text.startswith("tree\n") or "\nend of parameters\n" not in text:
         raise ModelRefused("expected the text of a LightGBM model, up to the end of its parameters, got another")
     lightgbm.register_logger(logging.getLogger("lightgbm"))  # else it writes to standard output

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.inference import VECTOR
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
@@ -18,7 +19,7 @@ from weighbridge.domain.weights import Weights
 _OUTPUTS = (Column(name="prediction", kind=Kind.FLOAT),)
 
 
-class _Artefact(BaseModel):
+class _Stored(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     weights: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
@@ -54,15 +55,15 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     except InvalidWeights as exc:
         raise ModelRefused(str(exc)) from exc
     _check_inputs(inputs, weights)
-    artefact = _Artefact(weights=list(weights.values)).model_dump_json().encode()
+    artefact = _Stored(weights=list(weights.values)).model_dump_json().encode()
     return Packed(artefact, "weights.json", _OUTPUTS, {"numpy": np.__version__})
 
 
-def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The model of the weights in JSON. Raises ModelRefused."""
     del trust  # numbers need none
     try:
-        weights = Weights(tuple(_Artefact.model_validate_json(artefact).weights))
+        weights = Weights(tuple(_Stored.model_validate_json(artefact.read()).weights))
     except ValidationError as exc:
         [error, *_] = exc.errors(include_url=False, include_input=False)
         where = ".".join(map(str, error["loc"])) or "the whole"

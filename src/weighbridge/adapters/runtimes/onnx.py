@@ -1,6 +1,5 @@
 """ONNX models, by ONNX Runtime: on the CPU, in one thread, from one file."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.onnx_external import refuse_external_data
@@ -82,7 +82,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
         artefact = Path(model).read_bytes()
     else:
         artefact = model if isinstance(model, bytes) else model.SerializeToString()
-    session = _session(artefact)
+    session = _session(Artefact.of(artefact))
     row = tuple(_least(column) for column in inputs)
     trial = Signature(inputs, (Column(name="prediction", kind=Kind.FLOAT),))
     feed = _feed(trial, session.get_inputs())(Batch(trial, row if trial.vector else [row]))
@@ -100,7 +100,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     return Packed(artefact, "model.onnx", tuple(outputs), {"onnxruntime": onnxruntime.__version__})
 
 
-def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The model in an ONNX file. Raises ModelRefused, or what ONNX Runtime does."""
     del trust  # operators of other libraries are not loaded at all
     signature = manifest.signature()
@@ -110,7 +110,7 @@ def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
     return OnnxModel(signature, session)
 
 
-def _session(artefact: bytes) -> Any:
+def _session(artefact: Artefact) -> Any:
     refuse_external_data(artefact)
     onnxruntime.set_default_logger_severity(_SILENT)
     options = onnxruntime.SessionOptions()
@@ -118,14 +118,7 @@ def _session(artefact: bytes) -> Any:
     options.log_severity_level = _SILENT
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that is looked into
     # From bytes it would parse with the interpreter locked, half a second for 500 MB; from a file it does not.
-    file = os.memfd_create("weighbridge-onnx")
-    try:
-        rest = memoryview(artefact)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        return onnxruntime.InferenceSession(f"/proc/self/fd/{file}", options, providers=["CPUExecutionProvider"])
-    finally:
-        os.close(file)
+    return onnxruntime.InferenceSession(str(artefact.path), options, providers=["CPUExecutionProvider"])
 
 
 def _feed(signature: Signature, tensors: list[Any]) -> Feed:

@@ -4,8 +4,10 @@ Only what a reference can be in is walked: megabytes of weights are skipped, and
 word that no reference is without.
 """
 
+import mmap
 from collections.abc import Iterator
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.domain.errors import ModelRefused
 
 _EXTERNAL_DATA = 13
@@ -38,11 +40,12 @@ _FIXED = {1: 8, 5: 4}
 """Kinds of fields that always have the same number of bytes."""
 
 
-def refuse_external_data(artefact: bytes) -> None:
+def refuse_external_data(artefact: Artefact) -> None:
     """Raises ModelRefused for a model with data in other files, and for what is no ONNX model at all."""
     try:
-        external = _refers(artefact)
-    except (LookupError, ValueError) as exc:
+        with artefact.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            external = _refers(data)
+    except (LookupError, ValueError) as exc:  # mmap takes no empty file, either
         raise ModelRefused("expected an ONNX model, got bytes that are not one") from exc
     if external:
         raise ModelRefused(
@@ -51,7 +54,7 @@ def refuse_external_data(artefact: bytes) -> None:
         )
 
 
-def _refers(artefact: bytes) -> bool:
+def _refers(artefact: mmap.mmap) -> bool:
     waiting = [("ModelProto", 0, len(artefact))]
     while waiting:
         message, start, end = waiting.pop()
@@ -66,7 +69,7 @@ def _refers(artefact: bytes) -> bool:
     return False
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Numbers and extents of the fields of a message that are of variable length."""
     while at < end:
         tag, at = _varint(data, at)
@@ -83,7 +86,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         raise ValueError("a field that is longer than its message")
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     value = shift = 0
     while data[at] & 0x80:
         value |= (data[at] & 0x7F) << shift

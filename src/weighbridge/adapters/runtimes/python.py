@@ -12,6 +12,7 @@ and gives a dict of arrays by the names of the outputs:
 from importlib import import_module
 from typing import Any
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.outputs import as_output
@@ -49,7 +50,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     raise ModelRefused(f"expected a model that can be told as data, got {type(model).__name__}; write its model.toml")
 
 
-def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """Import the entry and make it. Raises ModelRefused where it may not or cannot, or whatever the class does."""
     entry = manifest.entry or ""
     if not trust.python:
@@ -62,7 +63,7 @@ def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
         made = getattr(import_module(module), name)
     except (ImportError, AttributeError) as exc:
         raise ModelRefused(f"entry: expected a class that can be imported, got {entry}: {exc}") from exc
-    scorer = made() if manifest.artefact is None else made(artefact)
+    scorer = made() if manifest.artefact is None else made(artefact.read())
     if not callable(getattr(scorer, "predict", None)):
         raise ModelRefused(f"entry: expected a class with a method predict, got {entry}")
     return PythonModel(manifest.signature(), scorer)

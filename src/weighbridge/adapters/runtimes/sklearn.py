@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.tree import BaseDecisionTree
 from sklearn.utils.validation import check_is_fitted
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.outputs import as_output, no_rows
@@ -131,11 +132,12 @@ def _outputs(model: Any) -> tuple[Column, ...]:
     return label, Column(name="probabilities", kind=Kind.FLOAT, width=len(classes))
 
 
-def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The estimator in a skops file. Raises ModelRefused, or whatever skops or scikit-learn do."""
-    if not artefact.startswith(b"PK"):
+    content = artefact.read()
+    if not content.startswith(b"PK"):
         raise ModelRefused("expected a skops file, got another format; what could be a pickle is never loaded")
-    found = set(skops.io.get_untrusted_types(data=artefact))
+    found = set(skops.io.get_untrusted_types(data=content))
     strangers = sorted(found - TYPES - set(trust.types))
     if strangers:
         raise ModelRefused(
@@ -143,7 +145,7 @@ def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
             "them, name them in trusted_types of weighbridge.package, and to serve them in WEIGHBRIDGE_TRUSTED_TYPES"
         )
     warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
-    estimator = skops.io.loads(artefact, trusted=sorted(found))
+    estimator = skops.io.loads(content, trusted=sorted(found))
     settle(estimator)
     signature = manifest.signature()
     for column in signature.outputs:

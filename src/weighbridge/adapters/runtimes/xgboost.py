@@ -9,6 +9,7 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.trees import (
@@ -62,16 +63,17 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     )
 
 
-def load(artefact: bytes, manifest: Manifest, trust: Trust) -> Model:
+def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The model in UBJ or JSON, told by content. Raises ModelRefused, or what XGBoost does.
 
     A model that is wrong between its braces may still end the process: XGBoost trusts what it reads.
     """
     del trust  # trees need none
-    if not artefact.startswith(b"{") or not artefact[-_BLANKS:].rstrip().endswith(b"}"):  # it would read past the end
+    content = artefact.read()
+    if not content.startswith(b"{") or not content[-_BLANKS:].rstrip().endswith(b"}"):  # it would read past the end
         raise ModelRefused("expected a model of XGBoost in UBJ or JSON, from brace to brace, got another")
     booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray(artefact))
+    booster.load_model(bytearray(content))
     return tree_model(manifest.signature(), _score(booster), features=booster.num_features())
 
 

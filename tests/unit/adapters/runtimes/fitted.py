@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tests.unit.adapters.runtimes.case import Case
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import ColumnSpec, Manifest, RuntimeName
 from weighbridge.adapters.runtimes import Packed, Trust, runtime
 from weighbridge.application.ports import Model
@@ -65,7 +66,7 @@ def reloaded(name: RuntimeName, model: Any, inputs: tuple[Column, ...]) -> tuple
     library = runtime(name)
     assert library.takes(model)
     packed = library.pack(model, inputs)
-    return packed, library.load(packed.artefact, manifest(name, inputs, packed.outputs), Trust())
+    return packed, library.load(Artefact.of(packed.artefact), manifest(name, inputs, packed.outputs), Trust())
 
 
 def predict(model: Model, rows: Any) -> Outputs:

@@ -12,6 +12,7 @@ import pytest
 import weighbridge
 from tests.unit.adapters.runtimes import cases_lightgbm, cases_linear, cases_onnx, cases_sklearn, cases_xgboost
 from tests.unit.adapters.runtimes.case import Case
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest, row_of
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.application.ports import Model
@@ -61,7 +62,7 @@ def packaged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     directory = weighbridge.package(fitted, tmp_path_factory.mktemp("models") / case.name / "1", example=example)
     manifest = Manifest.read((directory / "model.toml").read_bytes(), "model.toml")
     artefact = (directory / str(manifest.artefact)).read_bytes()
-    return Packaged(case, artefact, manifest, runtime(manifest.runtime).load(artefact, manifest, Trust()))
+    return Packaged(case, artefact, manifest, runtime(manifest.runtime).load(Artefact.of(artefact), manifest, Trust()))
 
 
 def test_the_manifest_pins_the_artefact_and_states_the_outputs(packaged: Packaged) -> None:
@@ -166,4 +167,4 @@ class _Trap:
 
 def _refused(packaged: Packaged, artefact: bytes) -> None:
     with pytest.raises(Exception, match=r"\S"):  # its own, or the library's, which the loader turns into its own
-        runtime(packaged.manifest.runtime).load(artefact, packaged.manifest, Trust())
+        runtime(packaged.manifest.runtime).load(Artefact.of(artefact), packaged.manifest, Trust())

@@ -65,12 +65,13 @@ def test_categories_in_another_order_than_in_training_are_refused() -> None:
 LOAD = """
 import sys
 from tests.unit.adapters.runtimes.fitted import manifest, vector
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.domain.signature import Column, Kind
 
 outputs = [Column(name="prediction", kind=Kind.FLOAT)]
 try:
-    runtime("lightgbm").load(sys.stdin.buffer.read(), manifest("lightgbm", vector(2), outputs), Trust())
+    runtime("lightgbm").load(Artefact.of(sys.stdin.buffer.read()), manifest("lightgbm", vector(2), outputs), Trust())
 except Exception as exc:
     sys.exit(type(exc).__name__)
 """

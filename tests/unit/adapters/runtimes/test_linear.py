@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import ColumnSpec, Manifest
 from weighbridge.adapters.runtimes import Trust, linear
 from weighbridge.domain.errors import ModelRefused
@@ -62,7 +63,7 @@ def test_what_are_no_weights_for_the_inputs_is_refused(model: object, reason: st
 )
 def test_an_artefact_that_holds_anything_but_finite_numbers_is_refused(artefact: bytes, where: str) -> None:
     with pytest.raises(ModelRefused, match=rf"expected {{\"weights\": \[...\]}} of finite numbers, got {where}: "):
-        linear.load(artefact, manifest(), Trust())
+        linear.load(Artefact.of(artefact), manifest(), Trust())
 
 
 @pytest.mark.parametrize(
@@ -74,4 +75,4 @@ def test_an_artefact_that_holds_anything_but_finite_numbers_is_refused(artefact:
 )
 def test_weights_that_do_not_fit_their_manifest_are_refused(stated: Manifest, reason: str) -> None:
     with pytest.raises(ModelRefused, match=reason):
-        linear.load(json.dumps({"weights": [1, 2.5]}).encode(), stated, Trust())
+        linear.load(Artefact.of(json.dumps({"weights": [1, 2.5]}).encode()), stated, Trust())

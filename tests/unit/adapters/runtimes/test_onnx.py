@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.unit.adapters.runtimes.fitted import manifest, predict, reloaded, vector
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.adapters.runtimes.onnx_external import MESSAGES
 from weighbridge.domain.errors import ModelRefused
@@ -187,7 +188,7 @@ def test_another_number_of_outputs_is_refused() -> None:
     outputs = [*packed.outputs, Column(name="more", kind=Kind.FLOAT)]
 
     with pytest.raises(ModelRefused, match="expected 1 outputs, got 2"):
-        runtime("onnx").load(packed.artefact, manifest("onnx", vector(2), outputs), Trust())
+        runtime("onnx").load(Artefact.of(packed.artefact), manifest("onnx", vector(2), outputs), Trust())
 
 
 def external(location: str) -> onnx.TensorProto:

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Trust, python
 from weighbridge.domain.batch import Batch
@@ -65,7 +66,7 @@ def manifest(entry: str, **more: Any) -> Manifest:
 
 
 def test_a_class_gets_columns_and_its_outputs_come_in_the_order_of_the_signature() -> None:
-    model = python.load(b"", manifest("Shop"), _ALLOWED)
+    model = python.load(Artefact.of(b""), manifest("Shop"), _ALLOWED)
 
     [total, large, items, said] = model.predict(Batch(model.signature, [(2.5, 2, "red"), (5.0, 3, None)]))
 
@@ -75,7 +76,7 @@ def test_a_class_gets_columns_and_its_outputs_come_in_the_order_of_the_signature
 
 
 def test_a_class_gets_the_bytes_of_the_artefact_where_there_is_one() -> None:
-    model = python.load(b"10", manifest("Shop", artefact="rate", sha256="0" * 64), _ALLOWED)
+    model = python.load(Artefact.of(b"10"), manifest("Shop", artefact="rate", sha256="0" * 64), _ALLOWED)
 
     [total, *_] = model.predict(Batch(model.signature, [(1.0, 1, "red")]))
 
@@ -90,7 +91,7 @@ def test_a_class_is_refused_and_not_imported_until_the_operator_allows_it(
     eager = Manifest.model_validate({**_MANIFEST, "entry": "weighbridge_eager:Model"})
 
     with pytest.raises(ModelRefused, match=r"Python class weighbridge_eager:Model, .* WEIGHBRIDGE_PYTHON_MODELS=true"):
-        python.load(b"", eager, Trust())
+        python.load(Artefact.of(b""), eager, Trust())
 
 
 @pytest.mark.parametrize("entry", ["weighbridge_nowhere:Model", f"{__name__}:Nothing"])
@@ -98,12 +99,12 @@ def test_a_class_that_is_not_there_is_refused(entry: str) -> None:
     absent = Manifest.model_validate({**_MANIFEST, "entry": entry})
 
     with pytest.raises(ModelRefused, match=f"expected a class that can be imported, got {entry}"):
-        python.load(b"", absent, _ALLOWED)
+        python.load(Artefact.of(b""), absent, _ALLOWED)
 
 
 def test_a_class_that_cannot_predict_is_refused() -> None:
     with pytest.raises(ModelRefused, match="expected a class with a method predict"):
-        python.load(b"", Manifest.model_validate({**_MANIFEST, "entry": "pathlib:Path"}), _ALLOWED)
+        python.load(Artefact.of(b""), Manifest.model_validate({**_MANIFEST, "entry": "pathlib:Path"}), _ALLOWED)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_class_that_cannot_predict_is_refused() -> None:
     ],
 )
 def test_outputs_that_the_signature_has_not_are_an_error(entry: str, reason: str) -> None:
-    model = python.load(b"", manifest(entry), _ALLOWED)
+    model = python.load(Artefact.of(b""), manifest(entry), _ALLOWED)
 
     with pytest.raises(ValueError, match=reason):
         model.predict(Batch(model.signature, [(1.0, 1, "red")]))

@@ -34,6 +34,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
 from tests.unit.adapters.runtimes import cases_sklearn
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import ColumnSpec, Manifest
 from weighbridge.adapters.runtimes import Trust, sklearn
 from weighbridge.adapters.runtimes.sklearn_audit import settle
@@ -59,7 +60,7 @@ def manifest(outputs: tuple[Column, ...], inputs: tuple[Column, ...] = _VECTOR) 
 
 def reloaded(model: Any, inputs: tuple[Column, ...] = _VECTOR) -> Model:
     packed = sklearn.pack(model, inputs)
-    return sklearn.load(packed.artefact, manifest(packed.outputs, inputs), Trust())
+    return sklearn.load(Artefact.of(packed.artefact), manifest(packed.outputs, inputs), Trust())
 
 
 def predict(model: Model, rows: Any) -> Outputs:
@@ -159,7 +160,7 @@ def test_outputs_that_the_estimator_has_not_are_refused() -> None:
     artefact = sklearn.pack(logistic(), _VECTOR).artefact
 
     with pytest.raises(ModelRefused, match=r"expected outputs that the estimator has, .* got fit"):
-        sklearn.load(artefact, manifest((Column(name="fit", kind=Kind.FLOAT),)), Trust())
+        sklearn.load(Artefact.of(artefact), manifest((Column(name="fit", kind=Kind.FLOAT),)), Trust())
 
 
 class _Halver(StandardScaler):  # type of the operator's own
@@ -171,8 +172,8 @@ def test_types_of_others_are_refused_by_name_until_the_operator_trusts_them() ->
     name = f"{_Halver.__module__}._Halver"
 
     with pytest.raises(ModelRefused, match=f"got {name}; .* WEIGHBRIDGE_TRUSTED_TYPES"):
-        sklearn.load(packed.artefact, manifest(packed.outputs), Trust())
-    assert sklearn.load(packed.artefact, manifest(packed.outputs), Trust(types=(name,)))
+        sklearn.load(Artefact.of(packed.artefact), manifest(packed.outputs), Trust())
+    assert sklearn.load(Artefact.of(packed.artefact), manifest(packed.outputs), Trust(types=(name,)))
 
 
 # Files that name what they should not
@@ -242,7 +243,7 @@ def test_a_file_that_names_what_is_not_trusted_is_refused_and_runs_nothing(
         schema["content"]["content"]["C"] = node
 
     with pytest.raises(ModelRefused, match="expected types of scikit-learn that are known to be harmless, got "):
-        sklearn.load(edited(packed.artefact, bait), manifest(packed.outputs), Trust())
+        sklearn.load(Artefact.of(edited(packed.artefact, bait)), manifest(packed.outputs), Trust())
 
     assert not trace.exists()
 
@@ -257,7 +258,7 @@ def test_an_old_protocol_opens_no_way_round(tmp_path: Path) -> None:
         schema["content"]["content"]["C"] = _partial(function, f"touch {trace}")
 
     with pytest.raises(ModelRefused, match=r"got os\.system;"):
-        sklearn.load(edited(packed.artefact, age), manifest(packed.outputs), Trust())
+        sklearn.load(Artefact.of(edited(packed.artefact, age)), manifest(packed.outputs), Trust())
 
     assert not trace.exists()
 
@@ -291,7 +292,7 @@ def broken(model: Any, reason: str) -> None:
     """Assert that a model is refused for a reason, as it comes from a file."""
     outputs = sklearn.pack(logistic(), _VECTOR).outputs
     with pytest.raises(ModelRefused, match=reason):
-        sklearn.load(skops.io.dumps(model), manifest(outputs), Trust())
+        sklearn.load(Artefact.of(skops.io.dumps(model)), manifest(outputs), Trust())
 
 
 def with_nodes(change: Callable[[NDArray[Any]], NDArray[Any] | None]) -> Any:

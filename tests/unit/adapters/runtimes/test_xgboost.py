@@ -5,6 +5,7 @@ import xgboost
 
 from tests.unit.adapters.runtimes.cases_xgboost import penguins, stopped_early
 from tests.unit.adapters.runtimes.fitted import manifest, predict, reloaded, vector
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.inference import infer
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.domain.errors import ModelRefused
@@ -20,7 +21,7 @@ def test_json_is_loaded_like_ubj() -> None:
     packed, ours = reloaded("xgboost", model, vector(2))
     text = bytes(model.get_booster().save_raw("json")) + b"\n"
 
-    again = runtime("xgboost").load(text, manifest("xgboost", vector(2), packed.outputs), Trust())
+    again = runtime("xgboost").load(Artefact.of(text), manifest("xgboost", vector(2), packed.outputs), Trust())
 
     np.testing.assert_array_equal(predict(again, ROWS), predict(ours, ROWS))
 
@@ -42,7 +43,7 @@ def test_an_operator_may_name_the_classes_in_the_manifest() -> None:
     label = Column(name="label", kind=Kind.STRING, categories=("ham", "spam"))
     named = manifest("xgboost", vector(2), [label, packed.outputs[1]])
 
-    labels, _ = predict(runtime("xgboost").load(packed.artefact, named, Trust()), ROWS)
+    labels, _ = predict(runtime("xgboost").load(Artefact.of(packed.artefact), named, Trust()), ROWS)
 
     assert labels.tolist() == [("ham", "spam")[label] for label in model.predict(ROWS)]
 
@@ -59,7 +60,7 @@ def test_outputs_other_than_those_of_the_trees_are_refused(outputs: list[Column]
     packed = runtime("xgboost").pack(xgboost.XGBClassifier(n_estimators=2).fit(ROWS, THREE), vector(2))
 
     with pytest.raises(ModelRefused, match=r"expected (the outputs that the trees have|3 classes)"):
-        runtime("xgboost").load(packed.artefact, manifest("xgboost", vector(2), outputs), Trust())
+        runtime("xgboost").load(Artefact.of(packed.artefact), manifest("xgboost", vector(2), outputs), Trust())
 
 
 def test_another_number_of_features_is_refused() -> None:

@@ -1,0 +1,48 @@
+"""What was read once stays as it was, and where it is needed."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from weighbridge.adapters.artefact import Artefact
+
+
+def test_an_artefact_is_the_content_that_a_file_had_when_it_was_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"good")
+    with file.open("rb") as opened:
+        artefact = Artefact.copy(opened.fileno())
+
+    file.write_bytes(b"changed")
+
+    assert artefact.read() == b"good"
+    assert artefact.sha256() == hashlib.sha256(b"good").hexdigest()
+
+
+def test_a_library_can_open_it_as_a_file() -> None:
+    artefact = Artefact.of(b"good")
+
+    assert artefact.path.read_bytes() == b"good"
+
+
+def test_an_empty_one_is_empty() -> None:
+    assert Artefact.of(b"").read() == b""
+
+
+def test_it_goes_with_the_last_reference_to_it() -> None:
+    artefact = Artefact.of(b"good")
+    path = artefact.path
+    del artefact
+
+    assert not os.path.lexists(path)
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            Artefact.copy(directory)
+    finally:
+        os.close(directory)
