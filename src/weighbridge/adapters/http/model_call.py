@@ -1,5 +1,6 @@
 """What a request to a trained model is made into: rows from bytes, scores, and bytes again."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ def _reader(
     signature: Signature, types: SignatureTypes, max_rows: int
 ) -> Callable[[Headers, bytes | bytearray], Asked]:
     validate_row, validate_rows = _validator(types.row), _validator(types.rows)
-    validate_open_row, validate_open_rows = _validator(types.open_row), _validator(types.open_rows)
+    validate_open_row, validate_open_rows = map(_uncollected, map(_validator, (types.open_row, types.open_rows)))
     values = _values(signature)
     names = [column.name for column in signature.inputs]
 
@@ -67,6 +68,19 @@ def _reader(
 def _validator(kind: Any) -> Callable[[bytes | bytearray], Any]:
     validate: Callable[[bytes | bytearray], Any] = TypeAdapter(kind).validator.validate_json
     return validate
+
+
+def _uncollected(validate: Callable[[bytes | bytearray], Any]) -> Callable[[bytes | bytearray], Any]:
+    """What validates without the collector, which would walk over millions of lists again and again."""
+
+    def validate_large(body: bytes | bytearray) -> Any:
+        gc.disable()
+        try:
+            return validate(body)
+        finally:
+            gc.enable()
+
+    return validate_large
 
 
 def _check_names(names: Sequence[str], row: Mapping[str, Any], *place: int) -> None:
