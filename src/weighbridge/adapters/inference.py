@@ -61,13 +61,14 @@ def _vector(example: Any) -> Example:
 def _named(frame: Any) -> Example:
     names = list(frame.columns)
     columns, cells = [], []
-    for place, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise ModelRefused(f"expected names of columns that are texts, got {name!r} of type {type(name).__name__}")
-        column, values = _described(name, frame.iloc[:, place])
-        columns.append(column)
-        cells.append(values)
     try:
+        for place, name in enumerate(names):
+            if not isinstance(name, str) or not name:
+                got = f"{name!r} of type {type(name).__name__}"
+                raise ModelRefused(f"expected names of columns that are texts, got {got}; rename them before the fit")
+            column, values = _described(name, frame.iloc[:, place])
+            columns.append(column)
+            cells.append(values)
         Signature(tuple(columns), _ANY)
     except InvalidSignature as exc:
         raise ModelRefused(f"the example: {exc}") from exc

@@ -37,6 +37,8 @@ class Column:
     def __post_init__(self) -> None:
         if not self.name:
             raise InvalidSignature("expected a name for each column, got an empty one")
+        if any("\ud800" <= char <= "\udfff" for text in (self.name, *(self.categories or ())) for char in text):
+            raise InvalidSignature(f"expected names and categories in Unicode, got half a character: {self.name!a}")
         if self.width is not None and (self.width < 1 or self.nullable):
             raise InvalidSignature(f"expected column {self.name} to have a positive width and no nulls")
         if self.categories is not None and (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.inference import infer
 from weighbridge.adapters.manifest import MANIFEST, NAME, VERSION, ColumnSpec, Golden, Manifest, RuntimeName, Value
-from weighbridge.adapters.runtimes import Packed, Trust, runtime
+from weighbridge.adapters.runtimes import Packed, Runtime, Trust, runtime
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.errors import ModelRefused
@@ -44,7 +44,7 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     library = runtime(name)
     if not library.takes(model):
         raise _unknown(model)
-    packed = library.pack(model, described.inputs)
+    packed = _packed(library, model, described.inputs)
     draft = _manifest(name, packed, described.inputs, packed.outputs)
     places = _spread(len(described.rows), _COMPARED)
     rows = [described.rows[place] for place in places]
@@ -59,6 +59,15 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden})
     _write(target, {packed.file: packed.artefact, MANIFEST: manifest.render()})
     return target
+
+
+def _packed(library: Runtime, model: Any, inputs: tuple[Column, ...]) -> Packed:
+    try:
+        return library.pack(model, inputs)
+    except (ModelRefused, OSError):  # a file that is not there says so itself
+        raise
+    except Exception as exc:
+        raise ModelRefused(f"expected a fitted model, got {type(model).__name__} of which is said: {exc}") from exc
 
 
 def _manifest(name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]) -> Manifest:
@@ -131,7 +140,10 @@ def _compare(model: Any, example: Any, outputs: dict[str, NDArray[Any]]) -> None
         close = ours.dtype == np.float64 and np.issubdtype(theirs.dtype, np.number)
         same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) if close else np.array_equal(ours, theirs)
         if not same:
-            raise ModelRefused(f"expected the {name} that the model itself gives for the example, got others")
+            raise ModelRefused(
+                f"expected the {name} that the model itself gives for the example, got others; a null "
+                "reaches the model as NaN, so fit it with NaN in place of None"
+            )
 
 
 def _golden(signature: Signature, rows: Rows, outputs: Outputs, place: int) -> Golden:

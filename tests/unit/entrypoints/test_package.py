@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from lightgbm import LGBMClassifier
 from palmerpenguins import load_penguins
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
+from xgboost import XGBClassifier
 
 import weighbridge
 from weighbridge.adapters.manifest import Golden, Manifest
@@ -206,3 +211,29 @@ def test_importing_weighbridge_imports_not_even_numpy() -> None:
     code = "import sys, weighbridge; print({'numpy', 'pydantic'} & {*sys.modules})"
 
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("model", [XGBClassifier(), LGBMClassifier()], ids=["xgboost", "lightgbm"])
+def test_a_model_that_is_not_fitted_is_refused(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(ModelRefused, match=f"expected a fitted model, got {type(model).__name__} of which is said: "):
+        weighbridge.package(model, tmp_path / "raw" / "1", example=_ROWS)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.onnx"):
+        weighbridge.package(tmp_path / "nothing.onnx", tmp_path / "raw" / "1", example=_ROWS)
+
+
+def test_texts_that_are_no_unicode_are_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"half": pd.Categorical(["\ud800", "b"])})
+
+    with pytest.raises(ModelRefused, match="expected names and categories in Unicode, got half a character: 'half'"):
+        weighbridge.package(_WEIGHTS, tmp_path / "raw" / "1", example=frame)
+
+
+def test_a_null_that_the_model_knows_as_none_is_pointed_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"sex": np.array(["m", "f", None] * 4, dtype=object)}, dtype=object)
+    model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()).fit(frame, [0, 0, 1] * 4)
+
+    with pytest.raises(ModelRefused, match="fit it with NaN in place of None"):
+        weighbridge.package(model, tmp_path / "raw" / "1", example=frame)

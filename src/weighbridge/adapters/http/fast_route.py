@@ -20,6 +20,7 @@ from fastapi.params import Body
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.errors import (
@@ -44,6 +45,8 @@ Call = Callable[[Headers, bytes | bytearray, str], Reply]
 """From the headers, the body and the request id to the reply."""
 
 _ONE_IN = 16  # of the requests that have a body are timed by stage: timing all would take some 8% of the fast lane
+
+_MANY_KEYS = 10_000
 
 _JSON = re.compile(rb'application/json(\s*;\s*charset\s*=\s*("utf-8"|utf-8))?\s*', re.IGNORECASE)
 
@@ -200,11 +203,27 @@ def check_is_plain(headers: Headers) -> None:
         raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected a body without Content-Encoding")
 
 
+class _Object(BaseModel):
+    """A JSON object, whatever its keys."""
+
+
+def check_keys(body: bytes | bytearray) -> None:
+    """Raises ValidationError for a body of thousands of keys, where few are known and no texts are.
+
+    To make an error of each would hold up the process for seconds.
+    """
+    if len(body) > _MANY_KEYS and body.count(b":") > _MANY_KEYS:
+        _Object.model_validate_json(body)
+        error = PydanticCustomError("too_many_errors", "expected a body that fits the schema, got thousands of keys")
+        raise ValidationError.from_exception_data("body", [{"type": error, "loc": (), "input": None}])
+
+
 def _json_reader(model: type[BaseModel]) -> Callable[[Headers, bytes | bytearray], Any]:
     validate_json = model.__pydantic_validator__.validate_json
 
     def read(headers: Headers, body: bytes | bytearray) -> Any:
         check_is_json(headers)
+        check_keys(body)
         return validate_json(body)
 
     return read

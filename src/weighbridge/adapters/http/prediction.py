@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
 
 from weighbridge.adapters.http.dependencies import PredictDep
-from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_json, check_is_plain
+from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_json, check_is_plain, check_keys
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.http.rows import read_batch
@@ -83,7 +83,10 @@ class BatchInput(_Strict):
             return cls._made_of(_from_binary(body))
         check_is_json(headers, " or application/octet-stream")
         batch = read_batch(body)
-        return cls.model_validate_json(body) if batch is None else cls._made_of(*batch)
+        if batch is not None:
+            return cls._made_of(*batch)
+        check_keys(body)
+        return cls.model_validate_json(body)
 
     @classmethod
     def _made_of(cls, array: Any, scale_factor: float = 1.0) -> "BatchInput":

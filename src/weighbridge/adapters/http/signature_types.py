@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typing_extensions
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter
 from pydantic.config import JsonDict
+from pydantic_core.core_schema import CoreSchema, none_schema, with_default_schema
 
 from weighbridge.domain.signature import Column, Kind, Signature
 
@@ -18,11 +19,20 @@ _EXAMPLES: Mapping[Kind, Any] = {Kind.INT: 1, Kind.FLOAT: 1.5, Kind.BOOL: True, 
 _typed_dict: Any = typing_extensions.TypedDict  # made of names that are known only when the program runs
 
 
+class _PassedOver:
+    """The value of a key that is not known: whatever it is, nothing is made of it, which may be millions of lists."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        return with_default_schema(none_schema(), default=None, on_error="default")
+
+
 class SignatureTypes:
     """The types of one version of a model.
 
     `row` is a dictionary with just the inputs, under their own names, whatever these are; `rows` is a list of them,
-    read up to its first bad row, of which all is told. `answer` and `answers` are the replies to either.
+    read up to its first bad row, of which all is told. `open_row` and `open_rows` let pass that
+    keys are missing, or others. `answer` and `answers` are the replies to either.
     """
 
     def __init__(self, model: str, version: str, signature: Signature) -> None:
@@ -30,7 +40,9 @@ class SignatureTypes:
         prediction = _typed_dict(f"{model}_Prediction", outputs) if len(outputs) > 1 else next(iter(outputs.values()))
         about = {"status": Literal["success"], "model": Literal[model], "version": Literal[version]}
         self.row: Any = _strict(f"{model}_Row", _fields(signature.inputs))
-        self.rows: Any = Annotated[list.__class_getitem__(self.row), Field(min_length=1), FailFast()]
+        self.rows: Any = _list_of(self.row)
+        self.open_row: Any = _open(f"{model}_OpenRow", _fields(signature.inputs))
+        self.open_rows: Any = _list_of(self.open_row)
         self.answer: Any = _typed_dict(f"{model}_Answer", {"prediction": prediction, **about})
         self.answers: Any = _typed_dict(
             f"{model}_Answers", {"predictions": list.__class_getitem__(prediction), **about}
@@ -54,6 +66,16 @@ def _strict(name: str, fields: Mapping[str, Any]) -> Any:
     made = _typed_dict(name, fields)
     made.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return made
+
+
+def _open(name: str, fields: Mapping[str, Any]) -> Any:
+    made = _typed_dict(name, fields, total=False, extra_items=_PassedOver)
+    made.__pydantic_config__ = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    return made
+
+
+def _list_of(row: Any) -> Any:
+    return Annotated[list.__class_getitem__(row), Field(min_length=1), FailFast()]
 
 
 def _fields(columns: Iterable[Column]) -> dict[str, Any]:

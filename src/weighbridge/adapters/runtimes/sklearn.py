@@ -142,7 +142,7 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     if strangers:
         raise ModelRefused(
             f"expected types of scikit-learn that are known to be harmless, got {', '.join(strangers)}; if you trust "
-            "them, name them in WEIGHBRIDGE_TRUSTED_TYPES"
+            "them, name them in trusted_types of weighbridge.package, and to serve them in WEIGHBRIDGE_TRUSTED_TYPES"
         )
     warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
     estimator = skops.io.loads(content, trusted=sorted(found))

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -133,6 +134,49 @@ def test_unknown_keys_are_refused_by_naming_those_that_are_known(churn: Service)
     assert problem["detail"] == "body: expected only the keys age, signup_month, got others"
     assert "needle" not in json.dumps(problem)
     assert churn.refused([ROW, {**ROW, "needle": 1}]) == {("body", 1): "extra_forbidden"}
+
+
+def test_a_large_body_is_judged_as_a_small_one(log: Log) -> None:
+    signature = Signature((Column(name="text", kind=Kind.STRING), Column(name="age", kind=Kind.INT)), (SCORE,))
+    row = {"text": ":" * 200_000, "age": 30}
+
+    with serving(log, constant(signature, 0.5)) as service:
+        assert service.ask(row)["prediction"] == 0.5
+        assert service.ask([row, row])["predictions"] == [0.5, 0.5]
+        assert service.refused({**row, "needle": 1}) == {("body",): "extra_forbidden"}
+        assert service.refused({"text": row["text"]}) == {("body", "age"): "missing"}
+        assert service.refused([row, {"age": 1, "needle": 1}]) == {
+            ("body", 1, "text"): "missing",
+            ("body", 1): "extra_forbidden",
+        }
+        assert service.refused({**row, "age": "x"}) == {("body", "age"): "int_type"}
+
+
+def test_no_copy_of_a_body_is_made_for_each_input_that_is_missing(log: Log) -> None:
+    wide = tuple(Column(name=f"column {place}", kind=Kind.FLOAT) for place in range(500))
+    body = b'{"x":[%b]}' % b",".join([b"[]"] * 100_000)
+
+    with serving(log, constant(Signature(wide, (SCORE,)), 0.5)) as service:
+        tracemalloc.start()
+        try:
+            [error] = service.ask(body, status=422)["errors"]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert error["code"] == "too_many_errors"
+    assert peak < 10 * len(body)  # what is made of the body itself is not traced
+
+
+def test_of_ever_so_many_unknown_keys_one_error_is_made(log: Log) -> None:
+    body = b"{%b}" % b",".join(b'"%d":1' % key for key in range(300_000))
+
+    with serving(log, constant(CHURN, 0.5)) as service:
+        assert service.refused(body) == {
+            ("body", "age"): "missing",
+            ("body", "signup_month"): "missing",
+            ("body",): "extra_forbidden",
+        }
 
 
 @pytest.mark.parametrize(

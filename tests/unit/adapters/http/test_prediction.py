@@ -238,3 +238,12 @@ def test_compressed_bytes_are_refused(client: TestClient) -> None:
     reply = client.post("/predict/batch", content=ROWS, headers=BINARY | {"content-encoding": "gzip"})
 
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_thousands_of_unknown_keys_are_one_error(client: TestClient, path: str) -> None:
+    body = json.dumps({f"key {place}": 1 for place in range(20_000)})
+
+    reply = client.post(path, content=body, headers=JSON)
+
+    assert [error["code"] for error in reply.json()["errors"]] == ["too_many_errors"]
