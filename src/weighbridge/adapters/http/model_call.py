@@ -44,6 +44,7 @@ def _reader(
     validate_open_row, validate_open_rows = map(_uncollected, map(_validator, (types.open_row, types.open_rows)))
     values = _values(signature)
     names = [column.name for column in signature.inputs]
+    known = set(names)
 
     def read(headers: Headers, body: bytes | bytearray) -> Asked:
         check_is_json(headers)
@@ -54,12 +55,14 @@ def _reader(
                 return Asked([values(row) for row in validate_rows(body)], alone=False)
             rows = validate_open_rows(body)
             for place, row in enumerate(rows):
-                _check_names(names, row, place)
+                if row.keys() != known:
+                    raise _wrong_names(names, row, place)
             return Asked([values(row) for row in rows], alone=False)
         if not is_large:
             return Asked([values(validate_row(body))], alone=True)
         row = validate_open_row(body)
-        _check_names(names, row)
+        if row.keys() != known:
+            raise _wrong_names(names, row)
         return Asked([values(row)], alone=True)
 
     return read
@@ -83,8 +86,8 @@ def _uncollected(validate: Callable[[bytes | bytearray], Any]) -> Callable[[byte
     return validate_large
 
 
-def _check_names(names: Sequence[str], row: Mapping[str, Any], *place: int) -> None:
-    """Raises ValidationError for a row whose keys are not just the `names`.
+def _wrong_names(names: Sequence[str], row: Mapping[str, Any], *place: int) -> ValidationError:
+    """What is said of a row whose keys are not just the `names`.
 
     pydantic makes an error of each unknown key, and for each that is missing a copy of the whole row: minutes and
     gigabytes for a body that means harm. These errors cost nothing.
@@ -92,8 +95,7 @@ def _check_names(names: Sequence[str], row: Mapping[str, Any], *place: int) -> N
     wrong = [InitErrorDetails(type="missing", loc=(*place, name), input=None) for name in names if name not in row]
     if len(row) > len(names) - len(wrong):
         wrong.append(InitErrorDetails(type="extra_forbidden", loc=(*place, ""), input=None))
-    if wrong:
-        raise ValidationError.from_exception_data("row", wrong)
+    return ValidationError.from_exception_data("row", wrong)
 
 
 def _check_number(body: bytes | bytearray, limit: int) -> None:
