@@ -36,7 +36,7 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 bench: wrk $(INSTALLED) $(BENCH)/report/installed $(PEERS:%=$(BENCH)/%/installed) ## measure beside the peers (RAY=1: Ray Serve too)
 	$(BENCH)/report/bin/python -m benchmarks.run --publish $(if $(RAY),--with-ray)
 	$(BIN)/python -m benchmarks.stages --publish
-	$(BIN)/python -m benchmarks.runtimes --publish
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.runtimes --publish
 
 bench-quick: wrk $(INSTALLED) $(BENCH)/report/installed $(BENCH)/fastapi/installed ## in a minute, beside FastAPI only
 	$(BENCH)/report/bin/python -m benchmarks.run \

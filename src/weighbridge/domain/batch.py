@@ -50,7 +50,8 @@ class Batch:
             if any(column.width is not None for column in inputs):
                 return np.column_stack([self._numbers(place, dtype) for place in range(len(inputs))])
             rows = self._coded()
-        return np.asarray(rows, dtype).reshape(len(rows), self.signature.width)  # no rows have a width, too
+        matrix = np.asarray(rows, dtype)
+        return matrix if len(rows) else matrix.reshape(0, self.signature.width)  # no rows have a width, too
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """An array for each input, of shape (n,) or (n, width).

@@ -160,12 +160,12 @@ class _AsMatrix:
     def __init__(self, tensor: Any, dtype: DTypeLike, width: int) -> None:
         self._name = tensor.name
         self._dtype = dtype
-        self._shape = (-1,) if len(tensor.shape) == 1 and width == 1 else (-1, width)
+        self._is_flat = len(tensor.shape) == 1 and width == 1
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         texts = self._dtype is np.object_
         cells = np.column_stack([*batch.columns().values()]) if texts else batch.matrix(self._dtype)
-        return {self._name: cells.reshape(self._shape)}
+        return {self._name: cells.ravel() if self._is_flat else cells}
 
 
 def _fitting(tensor: Any, column: Column, width: int | None = None) -> DTypeLike:
