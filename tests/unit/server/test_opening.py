@@ -1,4 +1,5 @@
 import asyncio
+import os
 
 import pytest
 from typing_extensions import override
@@ -25,3 +26,25 @@ def test_an_application_that_serves_no_models_opens_none() -> None:
         asyncio.run(Opening(models).prepare("m", "1"))
     models.install(nothing)
     models.tell({})
+
+
+class Noting(NoModels):
+    """Notes how nice it is to the rest of its process."""
+
+    @override
+    def open(self, _name: str, _version: str) -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)  # of the calling thread
+
+    @override
+    def install(self, opened: int) -> None:
+        self.niceness = opened
+
+
+def test_what_answers_requests_goes_before_what_opens_a_version() -> None:
+    models = Noting()
+    opening = Opening(models)
+
+    asyncio.run(opening.prepare("m", "1"))
+    opening.install()
+
+    assert models.niceness > os.getpriority(os.PRIO_PROCESS, 0)
