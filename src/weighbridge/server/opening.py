@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
 
-
 _NICENESS = 10  # what answers requests goes first
 
 
