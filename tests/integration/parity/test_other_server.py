@@ -32,7 +32,9 @@ def client() -> Iterator[httpx2.Client]:
         until(lambda: LISTENING.search(b"".join(lines.so_far)))
         listening = LISTENING.search(b"".join(lines.so_far))
         assert listening
-        with httpx2.Client(base_url=listening[1].decode(), timeout=DEADLINE) as client:
+        # A connection for each request: Hypercorn closes one whose body came later than its reply.
+        fresh = httpx2.Limits(max_keepalive_connections=0)
+        with httpx2.Client(base_url=listening[1].decode(), timeout=DEADLINE, limits=fresh) as client:
             yield client
         process.terminate()
         lines.reader.join(DEADLINE)
