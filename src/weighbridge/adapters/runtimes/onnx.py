@@ -13,7 +13,7 @@ from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.onnx_external import refuse_external_data
 from weighbridge.application.ports import Model
-from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.batch import DTYPES, Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
 
@@ -213,14 +213,6 @@ def _array(values: Any) -> NDArray[Any]:
     return np.array([list(row.values()) for row in values]) if isinstance(values, list) else values
 
 
-_DTYPES: dict[Kind, DTypeLike] = {
-    Kind.FLOAT: np.float64,
-    Kind.INT: np.int64,
-    Kind.BOOL: np.bool_,
-    Kind.STRING: np.object_,
-}
-
-
 def _settled(column: Column, values: Any, count: int) -> NDArray[Any]:
     shape = (count,) if column.width is None else (count, column.width)
-    return _array(values).astype(_DTYPES[column.kind], copy=False).reshape(shape)
+    return _array(values).astype(DTYPES[column.kind], copy=False).reshape(shape)
