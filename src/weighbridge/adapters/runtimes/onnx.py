@@ -214,5 +214,6 @@ def _array(values: Any) -> NDArray[Any]:
 
 
 def _settled(column: Column, values: Any, count: int) -> NDArray[Any]:
+    array = _array(values).astype(DTYPES[column.kind], copy=False)
     shape = (count,) if column.width is None else (count, column.width)
-    return _array(values).astype(DTYPES[column.kind], copy=False).reshape(shape)
+    return array if array.shape == shape else array.reshape(shape)

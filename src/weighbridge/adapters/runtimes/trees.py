@@ -30,17 +30,15 @@ class TreeModel:
     def predict(self, batch: Batch) -> Outputs:
         """Score the rows, all at once."""
         matrix = batch.matrix()
-        scores = self._score(matrix) if len(matrix) else np.empty(0)
+        count = len(matrix)
+        scores = self._score(matrix) if count else np.empty(0)
         if self._classes is None:
-            shape = (len(matrix),) if self._width is None else (len(matrix), self._width)
-            return (scores.astype(np.float64).reshape(shape),)
-        probabilities = np.empty((len(matrix), len(self._classes)))
+            return (scores.astype(np.float64).reshape((count,) if self._width is None else (count, self._width)),)
         if len(self._classes) == _BINARY:
-            probabilities[:, 0] = 1 - scores
-            probabilities[:, 1] = scores
+            probabilities = np.array((1 - scores, scores), np.float64).T
         else:
-            probabilities[:] = scores.reshape(probabilities.shape)
-        return self._classes[probabilities.argmax(axis=1)], probabilities
+            probabilities = scores.astype(np.float64).reshape(count, len(self._classes))
+        return self._classes.take(probabilities.argmax(axis=1)), probabilities
 
 
 def tree_model(signature: Signature, score: Score, *, features: int, classes: Sequence[int] | None = None) -> Model:

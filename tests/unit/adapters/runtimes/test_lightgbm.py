@@ -90,3 +90,19 @@ def test_a_tree_that_is_wrong_is_an_error_and_not_the_end_of_the_process() -> No
 
     assert (child.returncode, child.stdout) == (1, b"")
     assert child.stderr.endswith(b"LightGBMError\n")
+
+
+def test_a_row_alone_gets_the_very_bits_of_the_package() -> None:
+    model = lightgbm.LGBMClassifier(n_estimators=20, min_child_samples=1, n_jobs=1, verbose=-1).fit(ROWS, TWO)
+    _, ours = reloaded("lightgbm", model, vector(2))
+
+    probabilities = [predict(ours, row[np.newaxis])[1][0, 1] for row in ROWS]
+
+    np.testing.assert_array_equal(probabilities, model.booster_.predict(ROWS))
+
+
+@pytest.mark.parametrize(
+    "name", ["LGBM_BoosterPredictForMatSingleRowFastInit", "LGBM_BoosterPredictForMatSingleRowFast"]
+)
+def test_the_library_has_the_functions_that_a_row_is_scored_by(name: str) -> None:
+    assert hasattr(lightgbm.libpath._LIB, name), f"this LightGBM has no {name}: see adapters/runtimes/lightgbm.py"

@@ -8,6 +8,7 @@ from tests.unit.adapters.runtimes.fitted import manifest, predict, reloaded, vec
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.inference import infer
 from weighbridge.adapters.runtimes import Trust, runtime
+from weighbridge.adapters.runtimes.xgboost import _score
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind
 
@@ -124,3 +125,26 @@ def test_what_could_not_be_told_as_probabilities_or_nulls_is_refused(
 
     with pytest.raises(ModelRefused, match=message):
         runtime("xgboost").pack(model, vector(2))
+
+
+def test_a_row_alone_gets_the_very_bits_of_the_package() -> None:
+    model = xgboost.XGBClassifier(n_estimators=5).fit(ROWS, THREE)
+    _, ours = reloaded("xgboost", model, vector(2))
+
+    probabilities = [predict(ours, row[np.newaxis])[1][0] for row in ROWS]
+
+    np.testing.assert_array_equal(probabilities, model.get_booster().inplace_predict(ROWS))
+
+
+def test_a_call_that_fails_says_why() -> None:
+    score = _score(xgboost.XGBRegressor(n_estimators=1).fit(ROWS, TWO).get_booster())
+
+    with pytest.raises(xgboost.core.XGBoostError, match="feature"):
+        score(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("_LIB", "CDLL"), ("_ProxyDMatrix", "type"), ("_check_call", "function")])
+def test_the_package_has_the_ways_to_its_library_that_are_relied_on(name: str, kind: str) -> None:
+    found = type(getattr(xgboost.core, name, None)).__name__
+
+    assert found == kind, f"xgboost.core.{name} is of type {found}, not {kind}: see adapters/runtimes/xgboost.py"
