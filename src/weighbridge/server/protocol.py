@@ -461,12 +461,16 @@ class GateProtocol(HttpToolsProtocol):
         route = head.route
         assert route is not None
         deadline = first_byte + head.time_limit
-        if route.is_quick and came <= deadline and not self._waiting:
-            route.service_time.observe(self._answer(head, route, body, came, deadline) - came)
-        else:
-            self._waiting.append(_Waiting(head, route, body, came, deadline))
-            if self._turn is None:
-                self._advance()
+        if came <= deadline and not self._waiting:
+            if route.is_quick:
+                route.service_time.observe(self._answer(head, route, body, came, deadline) - came)
+                return
+            if not self.gate.queue.admits(deadline - came):  # most, when there are too many
+                self._turn_away(head, route, came)
+                return
+        self._waiting.append(_Waiting(head, route, body, came, deadline))
+        if self._turn is None:
+            self._advance()
 
     def _advance(self) -> None:
         """Answer or refuse what waits, up to a request that has to wait in the gate's queue."""
@@ -484,7 +488,7 @@ class GateProtocol(HttpToolsProtocol):
             elif route.is_quick:
                 self._answer(head, route, request.body, request.came, request.deadline)
             else:
-                self._turn_away(request)
+                self._turn_away(head, route, request.came)
         self._at_rest = not self._in_message and not self._in_hand
 
     def _serve(self) -> None:
@@ -549,13 +553,13 @@ class GateProtocol(HttpToolsProtocol):
         self._telemetry.finished(request.route.metrics, request_id, head.method, head.target, reply[0], spent)
         self._give(reply, head, request_id, now)
 
-    def _turn_away(self, request: _Waiting) -> None:
+    def _turn_away(self, head: Head, route: LaneRoute, came: float) -> None:
         """Refuse a request that would wait too long; its connection goes on."""
-        request_id = self._telemetry.request_id(request.head.given_id)
+        request_id = self._telemetry.request_id(head.given_id)
         reply = Problem.OVERLOADED.reply("expected a shorter queue than there is; send it again later", request_id)
         now = perf_counter()
-        self._telemetry.turned_away(request.route.metrics, reply[0], now - request.came)
-        self._give(reply, request.head, request_id, now, self.gate.retry_after())
+        self._telemetry.turned_away(route.metrics, reply[0], now - came)
+        self._give(reply, head, request_id, now, self.gate.retry_after())
 
     def _give(self, reply: Reply, head: Head, request_id: str, now: float, more: str = "") -> None:
         """Write a reply of the fast lane, with `more` headers."""
