@@ -40,7 +40,7 @@ class Lane:
     def remember(self, data: bytes, head: Head) -> None:
         """Know the head of `data`, one whole request, when it comes again."""
         end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
-        if end > _LARGEST_KNOWN_HEAD or len(data) - end != head.length or not head.keep_alive:
+        if end > _LARGEST_KNOWN_HEAD or len(data) - end != head.length:
             return
         if head.given_id is not None or head.awaits_continue:
             return

@@ -366,7 +366,7 @@ class GateProtocol(HttpToolsProtocol):
         """Parse what had to wait, now that there may be room for it."""
         backlog, self._backlog = self._backlog, b""
         if backlog and not self.transport.is_closing():
-            self._at_rest = not self._in_message and not self._in_hand
+            self._at_rest = not (self._in_message or self._in_hand or self.transport.is_closing())
             self._parse(backlog)
             if self._half_closed and not self._in_hand and not self._backlog:
                 self._close()
@@ -451,6 +451,7 @@ class GateProtocol(HttpToolsProtocol):
             self._close()
 
     def _close(self) -> None:
+        self._at_rest = False
         self._since = perf_counter()
         self.transport.close()
 
@@ -489,7 +490,7 @@ class GateProtocol(HttpToolsProtocol):
                 self._answer(head, route, request.body, request.came, request.deadline)
             else:
                 self._turn_away(head, route, request.came)
-        self._at_rest = not self._in_message and not self._in_hand
+        self._at_rest = not (self._in_message or self._in_hand or self.transport.is_closing())
 
     def _serve(self) -> None:
         """Called by the gate's queue when it is the turn of the first request that waits."""

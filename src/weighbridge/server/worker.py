@@ -134,9 +134,10 @@ class DataPlane(uvicorn.Server):
 
     def adopt(self, connections: Iterable[socket.socket]) -> None:
         """Serve connections that were accepted elsewhere."""
+        loop = asyncio.get_running_loop()
         for connection in connections:
             self._adopted += 1
-            task = asyncio.ensure_future(self._adopt(connection))
+            task = loop.create_task(self._adopt(connection))
             self._adopting.add(task)
             task.add_done_callback(self._adopting.discard)
 

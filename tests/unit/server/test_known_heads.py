@@ -19,6 +19,9 @@ WHOLE = HEAD + GOOD
 OTHER = b'{"features":[1,1,1,1]           }'
 WRONG = b'{"features":[1,1,1,1,1]         }'
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = HEAD[:-2] + b"Connection: close\r\n\r\n" + GOOD
+OLD = HEALTH.replace(b"1.1", b"1.0")
+UPGRADE = HEALTH[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
 MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -58,6 +61,19 @@ def test_a_head_is_known_once_its_request_was_answered(with_memory: Served) -> N
     knowing(with_memory, WHOLE, HEALTH)
 
     assert list(with_memory.lane.known_heads) == [HEAD, HEALTH]
+
+
+@pytest.mark.parametrize("request_", [LAST, OLD, UPGRADE], ids=["close", "HTTP/1.0", "upgrade"])
+def test_the_last_request_of_a_connection_is_known_on_the_next(
+    with_memory: Served, without_memory: Served, request_: bytes
+) -> None:
+    expected = without_memory.connect().feed(request_)
+    connection = knowing(with_memory, request_).connect()
+
+    assert len(with_memory.lane.known_heads) == 1
+    assert connection.feed(request_) == expected
+    assert connection.transport.closing
+    assert connection.feed(request_) == b""
 
 
 AFTERWARDS = {
@@ -110,7 +126,9 @@ def test_a_known_head_changes_no_answer(with_memory: Served, without_memory: Ser
 
 @given(
     messages=st.lists(
-        st.sampled_from([WHOLE, HEAD + OTHER, HEAD + WRONG, HEALTH, MISSING, b"\r\n", HEAD, GOOD, b"G", b"\0"]),
+        st.sampled_from(
+            [WHOLE, HEAD + OTHER, HEAD + WRONG, HEALTH, LAST, OLD, UPGRADE, MISSING, b"\r\n", HEAD, GOOD, b"G", b"\0"]
+        ),
         max_size=8,
     ),
     sizes=st.lists(st.integers(1, 2 * len(WHOLE)), max_size=8),
@@ -131,9 +149,6 @@ def test_no_memory_changes_any_answer(
 
 FORGETTABLE = {
     "with a request id": HEALTH[:-2] + b"X-Request-ID: mine\r\n\r\n",
-    "that ends its connection": HEALTH[:-2] + b"Connection: close\r\n\r\n",
-    "of HTTP/1.0": HEALTH.replace(b"1.1", b"1.0"),
-    "that asks for an upgrade": HEALTH[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     "that waits for an invitation": HEAD[:-2] + b"Expect: 100-continue\r\n\r\n" + GOOD,
     "of more than 2 KiB": HEALTH[:-2] + b"Needle: %b\r\n\r\n" % (b"n" * 2048),
     "with a body in chunks": (
