@@ -18,7 +18,7 @@ from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.acceptor import Acceptor
-from weighbridge.server.channel import Word
+from weighbridge.server.channel import NoRoom, Word
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.lineup import Stopping
 from weighbridge.server.listener import most_connections
@@ -223,18 +223,24 @@ class Supervisor:
         return worker
 
     def _listen_to(self, worker: WorkerProcess) -> None:
-        with suppress(BlockingIOError):
+        try:
             while True:
-                word, text, descriptors = worker.channel.receive()
-                if word is Word.CONNECTIONS:
-                    self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
-                elif word is Word.READY:
-                    worker.ready()
-                    if worker.live != self._rollouts.lineup.live:  # that was decided while it started
-                        self._renew(worker)
-                    self._offer()
-                else:
-                    worker.answered(word, text)
+                self._hear(worker, *worker.channel.receive())
+        except BlockingIOError:
+            return
+        except NoRoom:
+            asyncio.get_running_loop().remove_reader(worker.channel.fileno())
+
+    def _hear(self, worker: WorkerProcess, word: Word, text: str, descriptors: list[int]) -> None:
+        if word is Word.CONNECTIONS:
+            self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
+        elif word is Word.READY:
+            worker.ready()
+            if worker.live != self._rollouts.lineup.live:  # that was decided while it started
+                self._renew(worker)
+            self._offer()
+        else:
+            worker.answered(word, text)
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -244,7 +250,8 @@ class Supervisor:
         loop.remove_writer(worker.channel.fileno())
         loop.remove_reader(worker.pidfd)
         slot = self._workers.pop(worker)
-        left = worker.never_received()
+        while left := worker.never_received():  # as many at a time as there is room for
+            self._give(left)
         ending = worker.ended()
         self._totals.absorb(worker.scoreboard.metrics)
         if slot.worker is worker:
@@ -253,18 +260,22 @@ class Supervisor:
                 self._restarts[ending.kind] += 1
                 slot.restarts += 1
                 self._fill_later(slot, worker)
-        self._give(left)
 
     def _tick(self) -> None:
-        asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        loop = asyncio.get_running_loop()
+        loop.call_later(TICK_SECONDS, self._tick)
         for worker in list(self._workers):
             worker.look()
+            loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
             if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
                 worker.kill(f"it has not come up within {self._longest_start:g} s")
             elif worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
                 self._give(worker.never_received())
+            elif worker.is_full:
+                self._give(worker.no_room_for())
+                worker.read_on()
         self._offer()
 
     # Models
