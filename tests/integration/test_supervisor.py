@@ -2,17 +2,20 @@
 
 import os
 import resource
+import select
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.contract import GOOD
 from tests.integration.service import Service, serving
-from tests.waiting import until
+from tests.starving import room_for
+from tests.waiting import DEADLINE, until
 
 PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
     len(GOOD),
@@ -40,6 +43,12 @@ def workers(service: Service) -> list[int]:
 def wait_for(service: Service, event: str, count: int = 1) -> None:
     """Return when the log has so many lines of one kind."""
     until(lambda: len(service.of(event)) >= count)
+
+
+def wait_until_full(service: Service) -> None:
+    """Return when the supervisor knows that no worker has room."""
+    with httpx2.Client(base_url=service.admin_url) as admin:
+        until(lambda: admin.get("/readyz").status_code == 503)
 
 
 def lives(pid: int) -> bool:
@@ -297,3 +306,43 @@ def test_without_descriptors_it_accepts_again_once_there_are_some() -> None:
 
             assert before[0] > used
             assert waiting.recv(65536).startswith(OK)
+
+
+def test_a_connection_for_which_the_worker_has_no_descriptor_waits_until_it_has_one() -> None:
+    with serving() as service, service.connect() as kept:
+        ask(kept)
+        with room_for(0, *workers(service)), service.connect() as waiting:
+            waiting.sendall(PREDICT)
+            wait_until_full(service)
+            assert ask(kept).startswith(OK)
+            kept.close()
+
+            assert waiting.recv(65536).startswith(OK)
+
+
+def test_connections_for_which_one_worker_has_no_descriptor_go_to_the_other() -> None:
+    with serving(WORKERS="2") as service, room_for(0, workers(service)[0]), ExitStack() as connections:
+        for _ in range(3):
+            assert ask(connections.enter_context(service.connect())).startswith(OK)
+
+
+def test_a_worker_with_few_descriptors_gets_as_many_connections_as_it_has_room_for() -> None:
+    with serving() as service, room_for(1, *workers(service)):
+        with stopped(service.process.pid):  # so that it accepts all at once
+            waiting = {service.connect() for _ in range(3)}
+            for connection in waiting:
+                connection.sendall(PREDICT)
+        while waiting:
+            [served, *_], _, _ = select.select(waiting, [], [], DEADLINE)
+            assert served.recv(65536).startswith(OK)
+            served.close()
+            waiting.remove(served)
+
+
+def test_a_worker_without_descriptors_can_be_replaced() -> None:
+    with serving() as service, room_for(0, *workers(service)), service.connect() as waiting:
+        waiting.sendall(PREDICT)
+        wait_until_full(service)
+        reload(service)
+
+        assert waiting.recv(65536).startswith(OK)

@@ -1,6 +1,8 @@
 """What a supervisor and a worker tell each other: messages, which may bring file descriptors along."""
 
+import os
 import socket
+from array import array
 from collections.abc import Sequence
 from enum import Enum
 from typing import Self
@@ -13,7 +15,7 @@ class Word(Enum):
 
     # From the supervisor
     START = b"start"  # with the settings, and the descriptors of the scoreboard and the lineup
-    CONNECTIONS = b"connections"  # with their number and descriptors; from a worker that retires, too
+    CONNECTIONS = b"connections"  # with a number that no other has, and descriptors; from a worker that retires, too
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
@@ -28,10 +30,17 @@ class Word(Enum):
 
 
 Message = tuple[Word, str, list[int]]
-"""A word, the text after it, and descriptors that are the receiver's to close; who has no room for one gets fewer."""
+"""A word, the text after it, and descriptors that are the receiver's to close."""
 
 MOST_DESCRIPTORS = 64
 """What one message may bring along; Linux' own limit is 253."""
+
+_SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
+_LOOK = socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+
+
+class NoRoom(Exception):
+    """A process may not have as many descriptors more as there are connections in a message."""
 
 
 class Channel:
@@ -63,16 +72,52 @@ class Channel:
         return True
 
     def receive(self) -> Message:
-        """The next message. Raises BlockingIOError when there is none yet, EOFError once the other end is gone."""
-        try:
-            message, descriptors, _, _ = socket.recv_fds(self._socket, _LONGEST_MESSAGE, MOST_DESCRIPTORS)
-        except ConnectionResetError:  # it went with messages unread
-            message, descriptors = b"", []
+        """The next message. Raises BlockingIOError when there is none yet, EOFError once the other end is gone.
+
+        Raises NoRoom when it brings connections that find none: it stays where it is, for whoever shares this end, or
+        for later. Any other message comes without the descriptors that find no room.
+        """
+        message, descriptors, whole = self._look()
         if not message:
             raise EOFError
-        word, _, text = message.partition(b" ")
-        return Word(word), text.decode(), list(descriptors)
+        if not whole and message.startswith(Word.CONNECTIONS.value):
+            _close(descriptors)
+            raise NoRoom
+        try:
+            taken = self._socket.recv(_LONGEST_MESSAGE)
+        except BlockingIOError:
+            _close(descriptors)
+            raise
+        if taken != message:
+            _close(descriptors)
+            descriptors = []
+        word, _, text = taken.partition(b" ")
+        return Word(word), text.decode(), descriptors
+
+    def _look(self) -> tuple[bytes, list[int], bool]:
+        """The next message, left where it is; what descriptors it brings, as far as there is room; whether that is all.
+
+        To receive them for good would close those that find no room.
+        """
+        try:
+            message, ancillary, flags, _ = self._socket.recvmsg(_LONGEST_MESSAGE, _SPACE, _LOOK)
+        except ConnectionResetError:  # the other end went with messages unread
+            return b"", [], True
+        descriptors = array("i")
+        for _, _, data in ancillary:
+            descriptors.frombytes(data)
+        return message, list(descriptors), not flags & socket.MSG_CTRUNC
+
+    @property
+    def next_word(self) -> Word:
+        """What the next message says. Raises BlockingIOError when there is none yet."""
+        return Word(self._socket.recv(_LONGEST_MESSAGE, socket.MSG_PEEK).partition(b" ")[0])
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Word
+from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, NoRoom, Word
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
@@ -64,6 +64,7 @@ class WorkerProcess:
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._numbers = count(1)
         self._handed = 0
+        self._at_once = MOST_DESCRIPTORS
         self._beats = 0
         self._silent_ticks = 0
 
@@ -88,9 +89,14 @@ class WorkerProcess:
         return self.silent_seconds >= _SILENT_SECONDS
 
     @property
+    def is_full(self) -> bool:
+        """Whether it has no descriptors for connections that it was sent, and waits for them to be taken back."""
+        return bool(self.scoreboard.vitals.full)
+
+    @property
     def room(self) -> int:
         """How many connections it should be given."""
-        if self.state is not WorkerState.READY or self.is_silent:
+        if self.state is not WorkerState.READY or self.is_silent or self.is_full:
             return 0
         return self._most_connections - self.connections
 
@@ -107,9 +113,9 @@ class WorkerProcess:
 
     def take(self, connections: Sequence[socket.socket]) -> int:
         """Hand over connections; how many, from the first on, for the worker may not be reached."""
-        for start in range(0, len(connections), MOST_DESCRIPTORS):
-            descriptors = [connection.fileno() for connection in connections[start : start + MOST_DESCRIPTORS]]
-            if not self.channel.send(Word.CONNECTIONS, str(len(descriptors)), descriptors):
+        for start in range(0, len(connections), self._at_once):
+            descriptors = [connection.fileno() for connection in connections[start : start + self._at_once]]
+            if not self.channel.send(Word.CONNECTIONS, str(next(self._numbers)), descriptors):
                 return start
             self._handed += len(descriptors)
         return len(connections)
@@ -149,7 +155,7 @@ class WorkerProcess:
     def never_received(self) -> list[socket.socket]:
         """The connections that it was sent but has not received, taken back."""
         connections: list[socket.socket] = []
-        with suppress(BlockingIOError):
+        with suppress(BlockingIOError, NoRoom):
             while True:
                 word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
@@ -160,6 +166,24 @@ class WorkerProcess:
                     os.close(descriptor)
         self._handed -= len(connections)
         return connections
+
+    def no_room_for(self) -> list[socket.socket]:
+        """The connections that wait for room in it, taken back; it comes to no word behind them otherwise.
+
+        From now on each is sent by itself, so that it gets as many as it has room for.
+        """
+        self._at_once = 1
+        connections: list[socket.socket] = []
+        with suppress(BlockingIOError, NoRoom):
+            while self._far_end.next_word is Word.CONNECTIONS:
+                _, _, descriptors = self._far_end.receive()
+                connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        self._handed -= len(connections)
+        return connections
+
+    def read_on(self) -> None:
+        """Let it try whether it has room by now."""
+        self.scoreboard.vitals.full = 0
 
     def retire(self, word: Word) -> None:
         """Have it end in its own time."""

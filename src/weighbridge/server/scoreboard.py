@@ -9,19 +9,25 @@ from weighbridge.adapters.series import MEMORY_BYTES
 
 
 class Vitals(ctypes.Structure):
-    """Signs of life. A worker writes them, its supervisor reads; each is one aligned word, so none is ever half new."""
+    """Signs of life. A worker writes them, its supervisor reads; each is one aligned word, so none is ever half new.
+
+    `full` alone both write, in turn: the worker sets it, and reads its channel no more until the supervisor has taken
+    back what found no room, and unsets it.
+    """
 
     _fields_ = (
         ("beats", ctypes.c_uint64),  # goes up a few times a second while the event loop runs
         ("closed", ctypes.c_uint64),  # connections that have ended or were handed back, from the start
         ("in_flight", ctypes.c_uint64),  # requests that the application works on
         ("buffered_bytes", ctypes.c_uint64),  # what all connections buffer
+        ("full", ctypes.c_uint64),  # 1 while a connection that was handed over finds no descriptor
     )
 
     beats: int
     closed: int
     in_flight: int
     buffered_bytes: int
+    full: int
 
 
 class Scoreboard:

@@ -6,7 +6,7 @@ It imports none of what workers need to answer requests, so that it stays small 
 import asyncio
 import signal
 import socket
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from structlog.typing import FilteringBoundLogger
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.acceptor import Acceptor
-from weighbridge.server.channel import Word
+from weighbridge.server.channel import NoRoom, Word
 from weighbridge.server.control import WorkerReport
+from weighbridge.server.dispatcher import Dispatcher
 from weighbridge.server.lineup import Stopping
 from weighbridge.server.listener import most_connections
 from weighbridge.server.models import CannotStart, Rollouts
@@ -74,16 +74,14 @@ class Supervisor:
         self._logger = logger
         self._rollouts = rollouts
         self._reread = reread
-        self._acceptor = Acceptor(listener, self._give, inherited=inherited)
         self._slots = [Slot(number) for number in range(settings.workers)]
         self._workers: dict[WorkerProcess, Slot] = {}
+        self._dispatcher = Dispatcher(listener, self._workers.keys(), inherited=inherited)
         self._totals = Totals()
         self._restarts = Counter(dict.fromkeys(("exited", "killed", "hung"), 0))
-        self._waiting: list[socket.socket] = []
         self._prepared: set[WorkerProcess] = set()
         self._most_connections = most_connections(settings)
         self._started = False
-        self._last_call = False
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
@@ -148,6 +146,7 @@ class Supervisor:
             how = self._slots[came_up.index(False)].reason
             raise CannotStart(f"expected every worker to come up, got one that {how}; what it wrote says why")
         self._started = True
+        self._dispatcher.open()
 
     def _stop(self) -> None:
         second = self._stopping.is_set()
@@ -172,9 +171,7 @@ class Supervisor:
                 worker.channel.send(Word.DRAIN)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._at_once.wait(), self._settings.drain_delay)
-        self._last_call = True
-        self._offer()
-        await self._acceptor.finish()
+        await self._dispatcher.finish()
         for worker in self._workers:
             worker.retire(Word.CLOSE)
         with suppress(TimeoutError):
@@ -183,12 +180,11 @@ class Supervisor:
     async def _end(self) -> None:
         self._stopping.set()
         self._rollouts.stop()
-        self._acceptor.stop()
+        self._dispatcher.stop()
         for worker in self._workers:
             worker.kill("the service has ended")
         await self._all_gone()
-        for connection in self._waiting:
-            connection.close()
+        self._dispatcher.close()
 
     async def _all_gone(self) -> None:
         for worker in list(self._workers):
@@ -223,18 +219,24 @@ class Supervisor:
         return worker
 
     def _listen_to(self, worker: WorkerProcess) -> None:
-        with suppress(BlockingIOError):
+        try:
             while True:
-                word, text, descriptors = worker.channel.receive()
-                if word is Word.CONNECTIONS:
-                    self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
-                elif word is Word.READY:
-                    worker.ready()
-                    if worker.live != self._rollouts.lineup.live:  # that was decided while it started
-                        self._renew(worker)
-                    self._offer()
-                else:
-                    worker.answered(word, text)
+                self._hear(worker, *worker.channel.receive())
+        except BlockingIOError:
+            return
+        except NoRoom:
+            asyncio.get_running_loop().remove_reader(worker.channel.fileno())
+
+    def _hear(self, worker: WorkerProcess, word: Word, text: str, descriptors: list[int]) -> None:
+        if word is Word.CONNECTIONS:
+            self._dispatcher.give([socket.socket(fileno=descriptor) for descriptor in descriptors])
+        elif word is Word.READY:
+            worker.ready()
+            if worker.live != self._rollouts.lineup.live:  # that was decided while it started
+                self._renew(worker)
+            self._dispatcher.offer()
+        else:
+            worker.answered(word, text)
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -244,7 +246,8 @@ class Supervisor:
         loop.remove_writer(worker.channel.fileno())
         loop.remove_reader(worker.pidfd)
         slot = self._workers.pop(worker)
-        left = worker.never_received()
+        while left := worker.never_received():  # as many at a time as there is room for
+            self._dispatcher.give(left)
         ending = worker.ended()
         self._totals.absorb(worker.scoreboard.metrics)
         if slot.worker is worker:
@@ -253,19 +256,23 @@ class Supervisor:
                 self._restarts[ending.kind] += 1
                 slot.restarts += 1
                 self._fill_later(slot, worker)
-        self._give(left)
 
     def _tick(self) -> None:
-        asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        loop = asyncio.get_running_loop()
+        loop.call_later(TICK_SECONDS, self._tick)
         for worker in list(self._workers):
             worker.look()
+            loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
             if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
                 worker.kill(f"it has not come up within {self._longest_start:g} s")
             elif worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
-                self._give(worker.never_received())
-        self._offer()
+                self._dispatcher.give(worker.never_received())
+            elif worker.is_full:
+                self._dispatcher.give(worker.no_room_for())
+                worker.read_on()
+        self._dispatcher.offer()
 
     # Models
 
@@ -392,46 +399,6 @@ class Supervisor:
             await asyncio.wait_for(old.gone.wait(), self._settings.drain_timeout)
         except TimeoutError:
             old.kill("requests in hand took too long")
-
-    # Connections
-
-    def _give(self, connections: Sequence[socket.socket]) -> None:
-        """Hand each connection to the worker with the fewest; what none takes waits, and no more are accepted."""
-        room = {worker: worker.room for worker in self._workers if worker.room > 0}
-        if not room and self._last_call:  # one that is full or silent is better than none
-            room = {worker: len(connections) for worker in self._workers if worker.state is WorkerState.READY}
-        shares: defaultdict[WorkerProcess, list[socket.socket]] = defaultdict(list)
-        left = []
-        for connection in connections:
-            worker = max(room, key=room.__getitem__, default=None)
-            if worker is None:
-                left.append(connection)
-                continue
-            shares[worker].append(connection)
-            room[worker] -= 1
-            if not room[worker]:
-                del room[worker]
-        for worker, share in shares.items():
-            taken = worker.take(share)
-            for connection in share[:taken]:
-                connection.close()
-            if taken < len(share):
-                asyncio.get_running_loop().add_writer(worker.channel.fileno(), self._offer_again, worker)
-            left += share[taken:]
-        if left:
-            self._waiting += left
-            self._acceptor.stop()
-
-    def _offer(self) -> None:
-        """Hand over what waits, and accept again if a worker takes more."""
-        waiting, self._waiting = self._waiting, []
-        self._give(waiting)
-        if self._started and not self._waiting and any(worker.room > 0 for worker in self._workers):
-            self._acceptor.start()
-
-    def _offer_again(self, worker: WorkerProcess) -> None:
-        asyncio.get_running_loop().remove_writer(worker.channel.fileno())
-        self._offer()
 
 
 def _backoff(failures: int) -> float:

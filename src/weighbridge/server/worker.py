@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.channel import Channel, Word
+from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
 from weighbridge.server.lineup import Lineup
@@ -33,6 +33,7 @@ _M_ARENA_MAX = -8
 _LARGE_BLOCK = 128 * 1024
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _LONGEST_REASON = 4096  # characters
+_PAUSE_SECONDS = 0.05
 
 
 class Factory(Protocol):
@@ -238,15 +239,25 @@ class Worker:
                 self._obey(*self._channel.receive())
         except BlockingIOError:
             return
+        except NoRoom:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._gate.vitals.full = 1
+            self._wait_for_room()
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self.plane.close()
+
+    def _wait_for_room(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._gate.vitals.full:
+            loop.call_later(_PAUSE_SECONDS, self._wait_for_room)
+        else:
+            loop.add_reader(self._channel.fileno(), self.heed)
 
     def _obey(self, word: Word, text: str, descriptors: list[int]) -> None:
         match word:
             case Word.CONNECTIONS:
                 self.plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
-                self._gate.vitals.closed += int(text) - len(descriptors)  # there were no descriptors for the others
             case Word.PREPARE:
                 self._preparing = asyncio.ensure_future(self._prepare(*text.split()))
             case Word.COMMIT:
@@ -283,7 +294,7 @@ class Worker:
             self.plane.models.tell(catalogue)
 
     def _give_back(self, descriptor: int) -> bool:
-        return self._channel.send(Word.CONNECTIONS, "1", [descriptor])
+        return self._channel.send(Word.CONNECTIONS, "", [descriptor])
 
 
 def work(factory: Factory) -> None:

@@ -40,6 +40,7 @@ class Actor:
         os.close(written)
         self.live = dict(self.lineup.live)
         self.heard: list[Word] = []
+        self.connections = 0
         self.code: int | None = None
         self._prepared: tuple[str, str] | None = None
         self._loop = asyncio.get_running_loop()
@@ -51,9 +52,9 @@ class Actor:
     def lives(self) -> bool:
         return self.code is None
 
-    def send(self, word: Word, text: str = "") -> None:
+    def send(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Tell the supervisor something."""
-        self._end.send(word, text)
+        self._end.send(word, text, descriptors)
 
     def end(self, code: int) -> None:
         """Come to an end, as a process does."""
@@ -111,6 +112,10 @@ class Actor:
                 assert self._prepared is not None
                 self.live |= [self._prepared]
                 self.send(Word.DONE, number)
+            case Word.CONNECTIONS, _:
+                self.connections += len(descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
             case Word.CATALOGUE, _:
                 [descriptor] = descriptors
                 self.lineup = Lineup.read(descriptor)
@@ -133,6 +138,7 @@ class Stage:
     rollouts: Rollouts
     shelf: FakeShelf
     prover: FakeProver
+    address: tuple[str, int]
     plays: Callable[[Actor, Word], str]
 
     @property
@@ -174,7 +180,7 @@ async def stage(
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
     with closing(listen("127.0.0.1", 0)) as listener:
         supervising = Supervisor([], read, listener, logger, rollouts, lambda: read, inherited=False)
-        on_stage = Stage(actors, supervising, rollouts, shelf, prover, obeys)
+        on_stage = Stage(actors, supervising, rollouts, shelf, prover, listener.getsockname(), obeys)
         ready = asyncio.Event()
         async with asyncio.timeout(DEADLINE):
             running = asyncio.ensure_future(supervising.run(ready.set))

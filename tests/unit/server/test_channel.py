@@ -1,10 +1,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
-from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Word
+from tests.starving import room_for
+from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, NoRoom, Word
 
 
 @pytest.fixture
@@ -78,3 +81,55 @@ def test_sending_never_waits_for_an_end_that_reads_nothing(ends: tuple[Channel, 
             sent += 1
 
     assert sent > 10
+
+
+def open_files() -> int:
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_connections_that_find_no_room_stay_until_there_is_some(ends: tuple[Channel, Channel]) -> None:
+    one, other = ends
+    one.send(Word.CONNECTIONS, "1", [0, 1, 2])
+    before = open_files()
+    for room in (0, 2):
+        with room_for(room), pytest.raises(NoRoom):
+            other.receive()
+    assert open_files() == before
+    with room_for(3):
+        word, text, descriptors = other.receive()
+
+    assert (word, text, len(descriptors)) == (Word.CONNECTIONS, "1", 3)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def test_what_comes_again_comes_without_the_descriptor_that_finds_no_room(ends: tuple[Channel, Channel]) -> None:
+    one, other = ends
+    one.send(Word.CATALOGUE, "", [0])
+    with room_for(0):
+        assert other.receive() == (Word.CATALOGUE, "", [])
+
+
+class Contested(socket.socket):
+    """An end that another process reads as well: it takes a message between two looks of this one."""
+
+    @override
+    def recv(self, *arguments: int) -> bytes:
+        super().recv(*arguments)
+        return super().recv(*arguments)
+
+
+def test_connections_that_another_process_has_taken_meanwhile_are_not_had_twice() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, Contested(fileno=far.detach()) as contested:
+        one, other = Channel(near), Channel(contested)
+        before = open_files()
+        one.send(Word.CONNECTIONS, "1", [0])
+        with pytest.raises(BlockingIOError):
+            other.receive()
+        one.send(Word.CONNECTIONS, "2", [0])
+        one.send(Word.DRAIN)
+
+        assert other.receive() == (Word.DRAIN, "", [])
+        assert open_files() == before

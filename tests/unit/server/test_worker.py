@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 import pytest
 from fastapi import FastAPI
 
+from tests.starving import room_for
 from tests.waiting import DEADLINE
 from weighbridge.application.catalogue import Catalogue, ModelEntry
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lineup import Lineup
-from weighbridge.server.scoreboard import Scoreboard
+from weighbridge.server.scoreboard import Scoreboard, Vitals
 from weighbridge.server.worker import DataPlane, Worker
 from weighbridge.settings import Settings
 
@@ -66,8 +67,9 @@ class FakeModels:
 class Directed:
     """A worker that has started, and the supervisor's end of its channel."""
 
-    def __init__(self, worker: Worker, supervisor: Channel, models: FakeModels) -> None:
+    def __init__(self, worker: Worker, vitals: Vitals, supervisor: Channel, models: FakeModels) -> None:
         self.worker = worker
+        self.vitals = vitals
         self.supervisor = supervisor
         self.models = models
 
@@ -93,11 +95,12 @@ async def directed(ends: tuple[Channel, Channel], lineup: Lineup) -> AsyncIterat
         yield {"models": models}
 
     supervisors, ours = ends
-    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ours, Settings(), Scoreboard.create(), lineup)
+    scoreboard = Scoreboard.create()
+    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ours, Settings(), scoreboard, lineup)
     worker.plane.config.load()
     worker.plane.lifespan = worker.plane.config.lifespan_class(worker.plane.config)
     await worker.plane.startup(sockets=[])
-    on = Directed(worker, supervisors, models)
+    on = Directed(worker, scoreboard.vitals, supervisors, models)
     assert await on.answer() == (Word.READY, "")
     yield on
     await worker.plane.shutdown()
@@ -151,6 +154,26 @@ def test_a_worker_knows_the_catalogue_from_the_start_and_whenever_it_changes(end
                 on.say(Word.CATALOGUE, "", [lineup])
             on.say(Word.CATALOGUE)  # whose descriptor found no room
             assert on.models.told == [first, second]
+
+    asyncio.run(main())
+
+
+def test_a_worker_without_descriptors_leaves_a_connection_until_its_supervisor_has_seen_that(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        adopted: asyncio.Future[list[socket.socket]] = asyncio.get_running_loop().create_future()
+        async with directed(ends, Lineup()) as on:
+            monkeypatch.setattr(on.worker.plane, "adopt", adopted.set_result)
+            with socket.socket() as connection, room_for(0):
+                on.say(Word.CONNECTIONS, "1", [connection.fileno()])
+            assert on.vitals.full
+            await asyncio.wait({adopted}, timeout=0.1)
+            assert not adopted.done()
+            on.vitals.full = 0
+            async with asyncio.timeout(DEADLINE):
+                [connection] = await adopted
+            connection.close()
 
     asyncio.run(main())
 
