@@ -35,7 +35,8 @@ class Ending(NamedTuple):
 class WorkerProcess:
     """A process that answers requests, run by `command` with the descriptor of its channel after it.
 
-    `live` are the versions that it serves, by their models. Raises OSError when there is no process to be had.
+    It is outdated when something was decided since that it has no part in: what it serves may be what was before.
+    Raises OSError when there is no process to be had.
     """
 
     def __init__(self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int) -> None:
@@ -50,7 +51,7 @@ class WorkerProcess:
             self.channel.close()
             self._far_end.close()
             raise
-        self.live = lineup.live
+        self.is_outdated = False
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
         self._began = monotonic()

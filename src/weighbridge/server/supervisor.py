@@ -229,12 +229,17 @@ class Supervisor:
                 if word is Word.CONNECTIONS:
                     self._give([socket.socket(fileno=descriptor) for descriptor in descriptors])
                 elif word is Word.READY:
-                    worker.ready()
-                    if worker.live != self._rollouts.lineup.live:  # that was decided while it started
-                        self._renew(worker)
-                    self._offer()
+                    self._came_up(worker)
                 else:
                     worker.answered(word, text)
+
+    def _came_up(self, worker: WorkerProcess) -> None:
+        """Have a worker answer from now on, unless another one was put in its place meanwhile."""
+        if worker.state is WorkerState.STARTING:
+            worker.ready()
+            if worker.is_outdated:
+                self._renew(worker)
+            self._offer()
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -287,13 +292,13 @@ class Supervisor:
     async def commit(self) -> None:
         """Have those who have prepared a version serve it, and replace all others."""
         prepared, self._prepared = self._prepared, set()
-        for worker in list(self._workers):
-            if worker.state is WorkerState.READY and worker not in prepared:
+        for worker in [worker for worker in self._workers if worker not in prepared]:
+            worker.is_outdated = True  # also one that starts: it may have read files that have changed since
+            if worker.state is WorkerState.READY:
                 self._renew(worker)
         await asyncio.gather(*(self._commit(worker) for worker in prepared))
 
     async def _commit(self, worker: WorkerProcess) -> None:
-        worker.live = self._rollouts.lineup.live
         try:
             async with asyncio.timeout(self._settings.hang_timeout):
                 await worker.ask(Word.COMMIT)

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.unit.server.actors import Actor, Stage, stage
+from weighbridge.adapters.repository import FoundVersion
 from weighbridge.domain.errors import ModelRefused, NothingToRollBack
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Outcome, Stopping
@@ -182,6 +183,41 @@ def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Calla
     play(scene)
 
     assert len(log.written("worker_died")) == 1
+
+
+def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_replaced(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        on.shelf.change("m", "1", FoundVersion(fingerprint="other"))
+        assert (await on.rollouts.reload("m")).live == "1"
+        on.actors[2].send(Word.READY)
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [1, 3]
+
+    play(scene)
+
+
+def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Callable[..., None]) -> None:
+    def comes_up_late(actor: Actor, word: Word) -> str:
+        if (actor.number, word) == (2, Word.RETIRE):
+            actor.send(Word.READY)
+        return when(Word.READY, 2, "nothing")(actor, word)
+
+    async def scene(on: Stage) -> None:
+        on.plays = comes_up_late
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        await on.rollouts.activate("m", "2")  # which makes that one outdated
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: len(on.actors) == 5)
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [3, 4]
+
+    play(scene)
 
 
 def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Callable[..., None]) -> None:
