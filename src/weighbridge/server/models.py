@@ -123,6 +123,7 @@ class Rollouts:
         self._operations = Counter[tuple[str, str, str]]()
         self._hosts: Hosts
         self._running: set[asyncio.Task[Any]] = set()
+        self._decided: asyncio.Task[Any] | None = None
         self._unreadable: str | None = None
         self._stopped = False
 
@@ -167,7 +168,7 @@ class Rollouts:
     def stop(self) -> None:
         """Undo what is not decided yet, and refuse all else from now on."""
         self._stopped = True
-        for task in self._running:
+        for task in self._running - {self._decided}:
             task.cancel()
 
     async def _run(self, operation: Coroutine[Any, Any, ResultT]) -> ResultT:
@@ -288,11 +289,21 @@ class Rollouts:
             self._line_up()
 
     async def _make_live(self, name: str, version: str, found: FoundVersion, *, pin: bool) -> Outcome:
-        """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused."""
-        standing = self._standings[name]
-        is_served = (version, found.fingerprint) == (standing.live, standing.fingerprint)
+        """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused, Stopping."""
+        if self._stopped:  # after what was decided for another model
+            raise Stopping
+        is_served = (version, found.fingerprint) == (self._standings[name].live, self._standings[name].fingerprint)
         if not is_served:
             await self._agree(name, version, found)
+        self._decided = asyncio.current_task()
+        try:
+            return await self._decide(name, version, found, is_served=is_served, pin=pin)
+        finally:
+            self._decided = None
+
+    async def _decide(self, name: str, version: str, found: FoundVersion, *, is_served: bool, pin: bool) -> Outcome:
+        """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
+        standing = self._standings[name]
         previous = standing.previous if version == standing.live else standing.live
         persisted = not pin or await self._persist(name, Rollout(live=version, previous=previous))
         if not is_served:
