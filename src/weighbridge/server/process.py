@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Word
+from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, Word
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
@@ -148,17 +148,20 @@ class WorkerProcess:
         self._beats = beats
 
     def never_received(self) -> list[socket.socket]:
-        """The connections that it was sent but has not received, taken back."""
+        """The connections that it was sent but has not received, taken back; all else goes on waiting for it."""
         connections: list[socket.socket] = []
+        others: list[Message] = []
         with suppress(BlockingIOError):
             while True:
                 word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
                     connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                elif word in {Word.PREPARE, Word.COMMIT}:
-                    self.answered(Word.FAILED, f"{text.partition(' ')[0]} {_EXPECTED} shows no sign of life")
-                for descriptor in descriptors if word is not Word.CONNECTIONS else ():
-                    os.close(descriptor)
+                else:
+                    others.append((word, text, descriptors))
+        for word, text, descriptors in others:
+            self.channel.send(word, text, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._handed -= len(connections)
         return connections
 

@@ -261,19 +261,44 @@ def test_a_worker_that_cannot_be_reached_at_first_is_asked_again(
     play(scene)
 
 
-def test_a_worker_that_stands_still_before_it_hears_what_to_open_is_the_reason_to_refuse_that(
-    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "missed"), [(0, Word.PREPARE), (1, Word.COMMIT)])
+def test_a_worker_that_stands_still_for_a_while_hears_what_it_was_told_meanwhile(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch, number: int, missed: Word
 ) -> None:
     async def scene(on: Stage) -> None:
         monkeypatch.setattr("weighbridge.server.process._SILENT_SECONDS", 0.25)
-        on.actors[0].stand_still()
+        still = on.actors[1]
+        [worker] = [worker for worker in on.supervisor._workers if worker.pidfd == still.pidfd]
+
+        def stand_still(actor: Actor, heard: Word) -> str:
+            if (actor.number, heard) == (number, Word.PREPARE):
+                still.stand_still()
+            return "does"
+
+        on.plays = stand_still
         activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
-        with pytest.raises(ModelRefused, match=r"got one that shows no sign of life$"):
-            await activation
+        await on.until(lambda: worker.silent_seconds >= 0.5)
+        assert missed not in still.heard
+        still.go_on()
 
-        assert on.actors[1].live == {"m": "1"}
+        assert (await activation).live == "2"
+        assert [(actor.number, actor.live) for actor in on.living] == [(0, {"m": "2"}), (1, {"m": "2"})]
 
-    play(scene, drain_timeout=0.1)
+    play(scene)
+
+
+def test_a_worker_that_stands_still_for_too_long_is_the_reason_to_refuse_what_it_does_not_hear(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.actors[0].stand_still()
+        with pytest.raises(ModelRefused, match=r"got one that no sign of life for 0.25 s$"):
+            await on.rollouts.activate("m", "2")
+        await on.settled(2)
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "1"}), (2, {"m": "1"})]
+
+    play(scene, hang_timeout=0.2)
 
 
 def test_without_any_worker_it_is_decided_what_the_next_ones_serve(play: Callable[..., None]) -> None:
