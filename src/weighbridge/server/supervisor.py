@@ -265,9 +265,9 @@ class Supervisor:
         for worker in list(self._workers):
             worker.look()
             if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
-                worker.kill(f"it has not come up within {self._longest_start:g} s")
+                worker.kill(f"did not come up within {self._longest_start:g} s")
             elif worker.silent_seconds >= self._settings.hang_timeout:
-                worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
+                worker.kill(f"gave no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
                 self._give(worker.never_received())
         self._offer()
@@ -342,7 +342,7 @@ class Supervisor:
 
     async def _roll(self, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:
-            await asyncio.wait({previous})
+            await asyncio.gather(previous, return_exceptions=True)  # which is cancelled with this one
         async with self._rollouts.changing:
             notify_reloading()
             await self._replace_all()
@@ -368,11 +368,22 @@ class Supervisor:
                 return
             while isinstance(worker, str):
                 failures += 1
-                await asyncio.sleep(_backoff(failures))
+                await self._wait_to_fill(slot, worker, _backoff(failures))
+                if self._rolling is not asyncio.current_task():  # the next roll begins with settings that may be better
+                    return
                 worker = await self._come_up(slot)
             await self._succeed(slot, worker)
         self._rollouts.heed(self._settings)
         self._logger.info("reloaded")
+
+    async def _wait_to_fill(self, slot: Slot, reason: str, delay: float) -> None:
+        """Wait after a new worker did not come up, and let operations on models through, which may be the cure."""
+        self._logger.error("worker_died", worker=slot.number, pid=None, reason=reason, restart_in=round(delay, 2))
+        self._rollouts.changing.release()
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            await self._rollouts.changing.acquire()
 
     async def _come_up(self, slot: Slot) -> WorkerProcess | str:
         """A new worker for the slot, once it is ready; or what became of it."""

@@ -292,7 +292,7 @@ def test_a_worker_that_stands_still_for_too_long_is_the_reason_to_refuse_what_it
 ) -> None:
     async def scene(on: Stage) -> None:
         on.actors[0].stand_still()
-        with pytest.raises(ModelRefused, match=r"got one that no sign of life for 0.25 s$"):
+        with pytest.raises(ModelRefused, match=r"got one that gave no sign of life for 0.25 s$"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -363,6 +363,63 @@ def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., N
     assert len(log.written("reloaded")) == 1
 
 
+def test_an_operation_is_done_while_a_reload_waits_for_a_worker_that_does_not_come_up(
+    play: Callable[..., None], log: Log
+) -> None:
+    def comes_up(actor: Actor, word: Word) -> str:
+        return "fails" if word is Word.READY and actor.number > 2 and actor.live == {"m": "1"} else "does"
+
+    async def scene(on: Stage) -> None:
+        on.plays = comes_up
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("worker_died"))
+        await on.rollouts.activate("m", "2")
+        await on.until(lambda: log.of("reloaded"))
+
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+
+    play(scene)
+
+    reason = "could not serve its models: models/m/1: it is broken"
+    assert {(line["worker"], line["reason"]) for line in log.written("worker_died")} == {(1, reason)}
+
+
+def test_a_reload_that_waits_for_a_worker_gives_way_to_the_next_reload(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        def comes_up(actor: Actor, word: Word) -> str:
+            [slot] = [slot for worker, slot in on.supervisor._workers.items() if worker.pidfd == actor.pidfd]
+            return "fails" if word is Word.READY and slot.number == 1 and on.actors[2].lives else "does"
+
+        on.plays = comes_up
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("worker_died"))
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("reloaded"))
+
+        assert len(on.living) == 2
+        assert not on.actors[2].lives
+
+    play(scene)
+
+    assert len(log.written("reloaded")) == 1
+
+
+def test_all_reloads_end_when_the_service_does(play: Callable[..., None]) -> None:
+    rolls = list[asyncio.Task[None] | None]()
+
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+            await on.until(lambda: on.supervisor._rolling not in [None, *rolls])
+            rolls.append(on.supervisor._rolling)
+        await on.until(lambda: len(on.actors) == 3)
+
+    play(scene)
+
+    assert [roll is not None and roll.cancelled() for roll in rolls] == [True, True]
+
+
 def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
     play: Callable[..., None], log: Log
 ) -> None:
@@ -403,7 +460,7 @@ def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(play:
 
     play(scene, load_timeout=0.1)
 
-    assert log.written("worker_died")[1]["reason"] == "it has not come up within 0.2 s"
+    assert log.written("worker_died")[1]["reason"] == "did not come up within 0.2 s"
 
 
 STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])
