@@ -397,6 +397,40 @@ def test_a_rollout_written_by_hand_is_followed(on: Operated) -> None:
     on.run(scene)
 
 
+def test_a_rollout_written_by_hand_is_followed_whatever_is_refused_meanwhile(on: Operated) -> None:
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="2")
+        with pytest.raises(VersionNotFound):
+            await on.rollouts.activate("m", "9")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)
+
+
+def test_what_could_not_be_written_holds_until_the_directory_says_something_else(on: Operated) -> None:
+    on.shelf.read_only = True
+
+    async def scene() -> None:
+        await on.rollouts.activate("m", "2")
+        on.shelf.put("m", "1", "2", "3", live="1")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+        there = on.shelf.found.pop("m")
+        await on.rollouts.reconcile()
+        on.shelf.found["m"] = there
+        await on.rollouts.reconcile()
+        assert (on.hosts.live, on.entry.reason) == ({"m": "2"}, None)
+        on.shelf.put("m", "1", "2", "3", live="3")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "3"}
+        on.shelf.put("m", "1", "2", "3", live="1")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "1"}
+
+    on.run(scene)
+
+
 def test_a_higher_version_is_followed_where_no_rollout_says_otherwise(on: Operated) -> None:
     on.shelf.put("m", "1")
 
