@@ -1,11 +1,15 @@
 """Operations on models of the real service, under load and with broken artefacts."""
 
+import json
 import os
 import signal
 import threading
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import httpx2
 import pytest
 
 import weighbridge
+from tests.integration.gated import Gate, gate
 from tests.integration.service import Service, run, serving
 from tests.waiting import DEADLINE, until
 
@@ -168,9 +173,147 @@ def test_a_service_whose_models_cannot_be_served_does_not_start(models: Path) ->
 
 
 def test_an_operation_that_has_begun_is_undone_when_the_service_is_stopped(models: Path) -> None:
-    with serving(MODELS=str(models), MODELS_WATCH="off", DRAIN_DELAY="1000") as service:
-        service.process.send_signal(signal.SIGTERM)
-        until(lambda: admin(service, "GET", "/readyz").status_code == 503)
+    with gate() as at, ThreadPoolExecutor() as operator:
+        at.write(models / "m" / "3", 3.0)
+        with serving(MODELS=str(models), MODELS_WATCH="off", PYTHON_MODELS="true") as service:
+            activation = operator.submit(activate, service, "3")
+            at.let(1)
+            with at.opening():
+                assert service.stop() == 0
 
-        assert activate(service, "2").status_code == 503
-        assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\n'
+            assert (activation.result().status_code, activation.result().json()["detail"]) == (503, "draining")
+            assert sorted(path.name for path in (models / "m").iterdir()) == ["1", "2", "3", "rollout.toml"]
+            assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\n'
+
+
+def test_a_kill_in_the_midst_of_an_operation_leaves_the_directory_as_it_was(models: Path) -> None:
+    with gate() as at, ThreadPoolExecutor() as operator:
+        at.write(models / "m" / "3", 3.0)
+        with serving(MODELS=str(models), MODELS_WATCH="off", PYTHON_MODELS="true") as service:
+            activation = operator.submit(activate, service, "3")
+            at.let(1)
+            with at.opening():
+                service.stop(signal.SIGKILL)
+
+            assert isinstance(activation.exception(), httpx2.HTTPError)
+            assert sorted(path.name for path in (models / "m").iterdir()) == ["1", "2", "3", "rollout.toml"]
+            assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\n'
+
+
+# Faults of workers, and operations that meet: one service, in which version 1 of m is live again after each test
+
+
+@dataclass(frozen=True, slots=True)
+class Operated:
+    """A service of two workers, whose models m and n have a version 2 that opens at a gate."""
+
+    service: Service
+    models: Path
+    gate: Gate
+
+    def answers(self, model: str = "m") -> set[Any]:
+        """What all workers answer."""
+        with ExitStack() as stack:
+            clients = [stack.enter_context(self.service.client()) for _ in range(6)]
+            replies = [client.post(f"/models/{model}/predict", json=ROW).json() for client in clients]
+        return {(reply["prediction"], reply["version"]) for reply in replies}
+
+    def live(self, model: str = "m") -> str:
+        """What a restart would find."""
+        rollout = tomllib.loads((self.models / model / "rollout.toml").read_text())
+        return str(rollout["live"])
+
+    def ready(self) -> bool:
+        """Whether all workers are."""
+        return [worker["state"] for worker in admin(self.service, "GET", "/workers").json()] == ["ready"] * 2
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    models = tmp_path_factory.mktemp("operated") / "models"
+    for model in ("m", "n"):
+        for version in (1, 3):
+            weighbridge.package([float(version), 0.0], models / model / str(version), example=[[1.0, 1.0]])
+        (models / model / "rollout.toml").write_text('live = "1"\n')
+    with gate() as at:
+        at.write(models / "m" / "2", 2.0)
+        with serving(MODELS=str(models), WORKERS="2", PYTHON_MODELS="true") as service:
+            yield Operated(service, models, at)
+
+
+def test_what_a_worker_is_killed_at_opening_none_serves(operated: Operated) -> None:
+    with ThreadPoolExecutor() as operator:
+        activation = operator.submit(activate, operated.service, "2")
+        operated.gate.let(1)
+        with operated.gate.opening() as worker:
+            os.kill(worker, signal.SIGKILL)
+
+        assert activation.result().status_code == 422
+        assert activation.result().json()["detail"].endswith("got one that was killed by SIGKILL")
+    until(operated.ready)
+    assert (operated.answers(), operated.live()) == ({(1.0, "1")}, "1")
+
+
+def test_workers_are_replaced_when_an_operation_is_done(operated: Operated) -> None:
+    with ThreadPoolExecutor() as operator:
+        activation = operator.submit(activate, operated.service, "2")
+        operated.gate.let(1)
+        with operated.gate.opening():
+            operated.service.process.send_signal(signal.SIGHUP)
+        operated.gate.let(1)
+
+        assert activation.result().json()["live"] == "2"
+    operated.gate.let(2)
+    until(lambda: operated.service.of("reloaded"))
+    assert (operated.answers(), operated.live()) == ({(2.0, "2")}, "2")
+    assert activate(operated.service, "1").json()["live"] == "1"
+
+
+def test_operations_that_come_at_once_are_done_one_after_the_other(operated: Operated) -> None:
+    paths = [f"/models/{model}/versions/{version}/activate" for model in "mn" for version in "13"]
+    with ThreadPoolExecutor() as operators:
+        replies = [*operators.map(partial(admin, operated.service, "POST"), paths)]
+
+    assert {reply.status_code for reply in replies} == {200}
+    for model in "mn":
+        live = operated.live(model)
+        assert operated.answers(model) == {(float(live), live)}
+    assert activate(operated.service, "1").json()["live"] == "1"
+
+
+def test_requests_in_one_pipeline_are_answered_in_order_by_whichever_version_is_live(operated: Operated) -> None:
+    body = json.dumps(ROW).encode()
+    head = b"POST /models/m/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-ID: %d\r\n"
+    requests = [b"%bContent-Length: %d\r\n\r\n%b" % (head % number, len(body), body) for number in range(16)]
+    requests[-1] = requests[-1].replace(b"Host: x", b"Host: x\r\nConnection: close")
+    over = threading.Event()
+
+    def ask() -> Iterator[bytes]:
+        while not over.is_set():
+            yield operated.service.exchange(b"".join(requests))
+
+    with ThreadPoolExecutor() as client:
+        asked = client.submit(lambda: [*ask()])
+        for version in "3131":
+            assert activate(operated.service, version).json()["live"] == version
+        over.set()
+
+    for written in asked.result():
+        replies = [reply.partition(b"\r\n\r\n") for reply in written.split(b"HTTP/1.1 ")[1:]]
+        assert [int(head.partition(b"x-request-id: ")[2].split()[0]) for head, _, _ in replies] == [*range(16)]
+        assert {float(json.loads(body)["version"]) - json.loads(body)["prediction"] for _, _, body in replies} == {0.0}
+
+
+def test_a_model_whose_directory_is_gone_serves_on(operated: Operated) -> None:
+    directory, elsewhere = operated.models / "m", operated.models.with_name("elsewhere")
+    directory.rename(elsewhere)
+    try:
+        directory.symlink_to(elsewhere)
+        refused = admin(operated.service, "POST", "/models/m/reload")
+
+        assert refused.json()["detail"] == "models/m: expected a directory, got a symbolic link"
+        assert operated.answers() == {(1.0, "1")}
+    finally:
+        directory.unlink()
+        elsewhere.rename(directory)
+    assert admin(operated.service, "POST", "/models/m/reload").json()["live"] == "1"

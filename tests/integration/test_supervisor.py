@@ -150,7 +150,7 @@ def test_a_stopped_worker_is_replaced_and_what_it_never_received_goes_to_the_nex
             assert ask(connection).startswith(OK)
 
         [death] = service.of("worker_died")
-        assert (death["pid"], death["reason"]) == (first, "no sign of life for 1.5 s")
+        assert (death["pid"], death["reason"]) == (first, "gave no sign of life for 1.5 s")
 
 
 def test_while_one_worker_stands_still_the_other_gets_all_new_connections() -> None:

@@ -35,7 +35,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_MISSING = {errno.ENOENT: "nothing", errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
+_MISSING = {errno.ENOENT: "nothing", errno.ENOTDIR: "a file", errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,9 +78,14 @@ _EMBEDDED = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=T
 
 @dataclass(slots=True)
 class _Standing:
-    """A model: what is served of it, and what was found of it when it was last looked at."""
+    """A model: what is served of it, and what was found of it when it was last looked at.
+
+    It was `followed` when the directory last had its say; `overruled` is what an operation found that could not write.
+    """
 
     found: FoundModel | None = None
+    followed: FoundModel | None = None
+    overruled: FoundModel | None = None
     live: str | None = None
     fingerprint: str | None = None
     previous: str | None = None
@@ -123,6 +128,7 @@ class Rollouts:
         self._operations = Counter[tuple[str, str, str]]()
         self._hosts: Hosts
         self._running: set[asyncio.Task[Any]] = set()
+        self._decided: asyncio.Task[Any] | None = None
         self._unreadable: str | None = None
         self._stopped = False
 
@@ -167,7 +173,7 @@ class Rollouts:
     def stop(self) -> None:
         """Undo what is not decided yet, and refuse all else from now on."""
         self._stopped = True
-        for task in self._running:
+        for task in self._running - {self._decided}:
             task.cancel()
 
     async def _run(self, operation: Coroutine[Any, Any, ResultT]) -> ResultT:
@@ -192,7 +198,7 @@ class Rollouts:
         if strangers:
             self._logger.warning("models_passed_over", reasons=strangers)
         for name, model in found.items():
-            standing = self._standings[name] = _Standing(model)
+            standing = self._standings[name] = _Standing(model, model)
             if model.problem is None and not model.versions:
                 continue
             try:
@@ -230,6 +236,7 @@ class Rollouts:
             if name == _EMBEDDED.model:
                 return _EMBEDDED
             standing = await self._look_at(name)
+            standing.followed = standing.found
             with self._recorded(name, "reload"):
                 return await self._make_live(name, *_wanted(name, standing.found), pin=False)
 
@@ -245,8 +252,9 @@ class Rollouts:
             self._unreadable = None
             for name in sorted({*found, *self._standings}):
                 standing = self._standings.setdefault(name, _Standing())
-                if standing.found != found.get(name):
-                    standing.found = found.get(name)
+                standing.found = found.get(name)
+                if standing.followed != standing.found:
+                    standing.followed = standing.found
                     await self._follow(name, standing)
             self._line_up()
 
@@ -256,6 +264,9 @@ class Rollouts:
             standing.reason = f"models/{name}: expected a directory, got nothing; what was live serves on"
             self._logger.warning("model_gone", model=name, live=standing.live)
             return
+        if standing.overruled is not None and standing.overruled.rollout == standing.found.rollout:
+            standing.reason = None
+            return  # it says what it said then
         with suppress(ModelRefused), self._recorded(name, "watch"):  # it is logged, and kept as the reason
             await self._make_live(name, *_wanted(name, standing.found), pin=False)
 
@@ -288,13 +299,24 @@ class Rollouts:
             self._line_up()
 
     async def _make_live(self, name: str, version: str, found: FoundVersion, *, pin: bool) -> Outcome:
-        """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused."""
-        standing = self._standings[name]
-        is_served = (version, found.fingerprint) == (standing.live, standing.fingerprint)
+        """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused, Stopping."""
+        if self._stopped:  # after what was decided for another model
+            raise Stopping
+        is_served = (version, found.fingerprint) == (self._standings[name].live, self._standings[name].fingerprint)
         if not is_served:
             await self._agree(name, version, found)
+        self._decided = asyncio.current_task()
+        try:
+            return await self._decide(name, version, found, is_served=is_served, pin=pin)
+        finally:
+            self._decided = None
+
+    async def _decide(self, name: str, version: str, found: FoundVersion, *, is_served: bool, pin: bool) -> Outcome:
+        """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
+        standing = self._standings[name]
         previous = standing.previous if version == standing.live else standing.live
         persisted = not pin or await self._persist(name, Rollout(live=version, previous=previous))
+        standing.followed, standing.overruled = standing.found, None if persisted else standing.found
         if not is_served:
             standing.live, standing.fingerprint, standing.previous = version, found.fingerprint, previous
             self._line_up()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, NoRoom, Word
+from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import Settings
@@ -35,7 +35,8 @@ class Ending(NamedTuple):
 class WorkerProcess:
     """A process that answers requests, run by `command` with the descriptor of its channel after it.
 
-    `live` are the versions that it serves, by their models. Raises OSError when there is no process to be had.
+    It is outdated when something was decided since that it has no part in: what it serves may be what was before.
+    Raises OSError when there is no process to be had.
     """
 
     def __init__(self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int) -> None:
@@ -50,7 +51,7 @@ class WorkerProcess:
             self.channel.close()
             self._far_end.close()
             raise
-        self.live = lineup.live
+        self.is_outdated = False
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
         self._began = monotonic()
@@ -153,17 +154,20 @@ class WorkerProcess:
         self._beats = beats
 
     def never_received(self) -> list[socket.socket]:
-        """The connections that it was sent but has not received, taken back."""
+        """The connections that it was sent but has not received, taken back; all else goes on waiting for it."""
         connections: list[socket.socket] = []
+        others: list[Message] = []
         with suppress(BlockingIOError, NoRoom):
             while True:
                 word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
                     connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                elif word in {Word.PREPARE, Word.COMMIT}:
-                    self.answered(Word.FAILED, f"{text.partition(' ')[0]} {_EXPECTED} shows no sign of life")
-                for descriptor in descriptors if word is not Word.CONNECTIONS else ():
-                    os.close(descriptor)
+                else:
+                    others.append((word, text, descriptors))
+        for word, text, descriptors in others:
+            self.channel.send(word, text, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._handed -= len(connections)
         return connections
 

@@ -231,12 +231,17 @@ class Supervisor:
         if word is Word.CONNECTIONS:
             self._dispatcher.give([socket.socket(fileno=descriptor) for descriptor in descriptors])
         elif word is Word.READY:
-            worker.ready()
-            if worker.live != self._rollouts.lineup.live:  # that was decided while it started
-                self._renew(worker)
-            self._dispatcher.offer()
+            self._came_up(worker)
         else:
             worker.answered(word, text)
+
+    def _came_up(self, worker: WorkerProcess) -> None:
+        """Have a worker answer from now on, unless another one was put in its place meanwhile."""
+        if worker.state is WorkerState.STARTING:
+            worker.ready()
+            if worker.is_outdated:
+                self._renew(worker)
+            self._dispatcher.offer()
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -264,9 +269,9 @@ class Supervisor:
             worker.look()
             loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
             if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
-                worker.kill(f"it has not come up within {self._longest_start:g} s")
+                worker.kill(f"did not come up within {self._longest_start:g} s")
             elif worker.silent_seconds >= self._settings.hang_timeout:
-                worker.kill(f"no sign of life for {worker.silent_seconds:g} s")
+                worker.kill(f"gave no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
                 self._dispatcher.give(worker.never_received())
             elif worker.is_full:
@@ -294,13 +299,13 @@ class Supervisor:
     async def commit(self) -> None:
         """Have those who have prepared a version serve it, and replace all others."""
         prepared, self._prepared = self._prepared, set()
-        for worker in list(self._workers):
-            if worker.state is WorkerState.READY and worker not in prepared:
+        for worker in [worker for worker in self._workers if worker not in prepared]:
+            worker.is_outdated = True  # also one that starts: it may have read files that have changed since
+            if worker.state is WorkerState.READY:
                 self._renew(worker)
         await asyncio.gather(*(self._commit(worker) for worker in prepared))
 
     async def _commit(self, worker: WorkerProcess) -> None:
-        worker.live = self._rollouts.lineup.live
         try:
             async with asyncio.timeout(self._settings.hang_timeout):
                 await worker.ask(Word.COMMIT)
@@ -344,7 +349,7 @@ class Supervisor:
 
     async def _roll(self, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:
-            await asyncio.wait({previous})
+            await asyncio.gather(previous, return_exceptions=True)  # which is cancelled with this one
         async with self._rollouts.changing:
             notify_reloading()
             await self._replace_all()
@@ -370,11 +375,22 @@ class Supervisor:
                 return
             while isinstance(worker, str):
                 failures += 1
-                await asyncio.sleep(_backoff(failures))
+                await self._wait_to_fill(slot, worker, _backoff(failures))
+                if self._rolling is not asyncio.current_task():  # the next roll begins with settings that may be better
+                    return
                 worker = await self._come_up(slot)
             await self._succeed(slot, worker)
         self._rollouts.heed(self._settings)
         self._logger.info("reloaded")
+
+    async def _wait_to_fill(self, slot: Slot, reason: str, delay: float) -> None:
+        """Wait after a new worker did not come up, and let operations on models through, which may be the cure."""
+        self._logger.error("worker_died", worker=slot.number, pid=None, reason=reason, restart_in=round(delay, 2))
+        self._rollouts.changing.release()
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            await self._rollouts.changing.acquire()
 
     async def _come_up(self, slot: Slot) -> WorkerProcess | str:
         """A new worker for the slot, once it is ready; or what became of it."""

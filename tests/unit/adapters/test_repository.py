@@ -279,9 +279,12 @@ def test_without_a_directory_there_are_no_models() -> None:
         repository.manifest("churn", "1")
 
 
-def test_a_directory_of_models_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match=r"^models: expected a directory, got nothing$"):
-        Repository(tmp_path / "nowhere").scan()
+def test_a_directory_of_models_that_is_not_there_or_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for name, got in (("nowhere", "nothing"), ("file", "a file")):
+        with pytest.raises(ModelRefused, match=rf"^models: expected a directory, got {got}$"):
+            Repository(tmp_path / name).scan()
 
 
 def test_a_version_that_vanishes_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.listener import listen
 from weighbridge.server.models import Rollouts
-from weighbridge.server.scoreboard import Scoreboard, Vitals
+from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor import Supervisor
 from weighbridge.settings import Settings
 
@@ -43,6 +43,7 @@ class Actor:
         self.connections = 0
         self.code: int | None = None
         self._prepared: tuple[str, str] | None = None
+        self._stands_still = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._end.fileno(), self._hear)
         self._loop.call_soon(self._come_up)
@@ -83,12 +84,17 @@ class Actor:
 
     def stand_still(self) -> None:
         """Hear nothing any more, and give no sign of life."""
+        self._stands_still = True
         self._loop.remove_reader(self._end.fileno())
-        self._vitals = Vitals()
+
+    def go_on(self) -> None:
+        """Hear again, and live."""
+        self._stands_still = False
+        self._loop.add_reader(self._end.fileno(), self._hear)
 
     def _beat(self) -> None:
         if self.lives:
-            self._vitals.beats += 1
+            self._vitals.beats += not self._stands_still
             self._loop.call_later(0.05, self._beat)
 
     def _hear(self) -> None:

@@ -35,6 +35,7 @@ class FakeHosts:
         self.aborted = 0
         self.may_open = asyncio.Event()
         self.may_open.set()
+        self.on_commit: Callable[[], None] = lambda: None
 
     async def prepare(self, name: str, version: str) -> None:
         self.opened.append((name, version))
@@ -42,6 +43,7 @@ class FakeHosts:
 
     async def commit(self) -> None:
         self.live = dict(self._rollouts.lineup.live)
+        self.on_commit()
 
     def abort(self) -> None:
         self.aborted += 1
@@ -349,6 +351,39 @@ def test_an_operation_that_is_under_way_when_the_service_ends_is_undone(on: Oper
     on.run(scene)
 
 
+def test_what_is_decided_is_not_undone_halfway(on: Operated) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        writing.set()
+        go_on.wait(DEADLINE)
+
+    async def scene() -> None:
+        on.shelf.before_writing = wait
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await asyncio.to_thread(writing.wait, DEADLINE)
+        on.rollouts.stop()
+        go_on.set()
+        assert await activation == Outcome("m", "2", "1", persisted=True)
+        assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)
+
+
+def test_what_is_decided_for_one_model_decides_nothing_for_the_next(on: Operated) -> None:
+    on.shelf.put("n", "1", live="1")
+
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="2")
+        on.shelf.put("n", "1", "2", live="2")
+        on.hosts.on_commit = on.rollouts.stop
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2", "n": "1"}
+        assert on.hosts.opened == [("m", "2")]
+
+    on.run(scene)
+
+
 # What is found in the directory
 
 
@@ -358,6 +393,40 @@ def test_a_rollout_written_by_hand_is_followed(on: Operated) -> None:
         await on.rollouts.reconcile()
         assert on.hosts.live == {"m": "2"}
         assert on.entry.previous == "1"
+
+    on.run(scene)
+
+
+def test_a_rollout_written_by_hand_is_followed_whatever_is_refused_meanwhile(on: Operated) -> None:
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="2")
+        with pytest.raises(VersionNotFound):
+            await on.rollouts.activate("m", "9")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)
+
+
+def test_what_could_not_be_written_holds_until_the_directory_says_something_else(on: Operated) -> None:
+    on.shelf.read_only = True
+
+    async def scene() -> None:
+        await on.rollouts.activate("m", "2")
+        on.shelf.put("m", "1", "2", "3", live="1")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "2"}
+        there = on.shelf.found.pop("m")
+        await on.rollouts.reconcile()
+        on.shelf.found["m"] = there
+        await on.rollouts.reconcile()
+        assert (on.hosts.live, on.entry.reason) == ({"m": "2"}, None)
+        on.shelf.put("m", "1", "2", "3", live="3")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "3"}
+        on.shelf.put("m", "1", "2", "3", live="1")
+        await on.rollouts.reconcile()
+        assert on.hosts.live == {"m": "1"}
 
     on.run(scene)
 

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.unit.server.actors import Actor, Stage, stage
+from weighbridge.adapters.repository import FoundVersion
 from weighbridge.domain.errors import ModelRefused, NothingToRollBack
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Outcome, Stopping
@@ -184,6 +185,41 @@ def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Calla
     assert len(log.written("worker_died")) == 1
 
 
+def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_replaced(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        on.shelf.change("m", "1", FoundVersion(fingerprint="other"))
+        assert (await on.rollouts.reload("m")).live == "1"
+        on.actors[2].send(Word.READY)
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [1, 3]
+
+    play(scene)
+
+
+def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Callable[..., None]) -> None:
+    def comes_up_late(actor: Actor, word: Word) -> str:
+        if (actor.number, word) == (2, Word.RETIRE):
+            actor.send(Word.READY)
+        return when(Word.READY, 2, "nothing")(actor, word)
+
+    async def scene(on: Stage) -> None:
+        on.plays = comes_up_late
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        await on.rollouts.activate("m", "2")  # which makes that one outdated
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: len(on.actors) == 5)
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [3, 4]
+
+    play(scene)
+
+
 def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Callable[..., None]) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
@@ -225,19 +261,44 @@ def test_a_worker_that_cannot_be_reached_at_first_is_asked_again(
     play(scene)
 
 
-def test_a_worker_that_stands_still_before_it_hears_what_to_open_is_the_reason_to_refuse_that(
-    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "missed"), [(0, Word.PREPARE), (1, Word.COMMIT)])
+def test_a_worker_that_stands_still_for_a_while_hears_what_it_was_told_meanwhile(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch, number: int, missed: Word
 ) -> None:
     async def scene(on: Stage) -> None:
         monkeypatch.setattr("weighbridge.server.process._SILENT_SECONDS", 0.25)
-        on.actors[0].stand_still()
+        still = on.actors[1]
+        [worker] = [worker for worker in on.supervisor._workers if worker.pidfd == still.pidfd]
+
+        def stand_still(actor: Actor, heard: Word) -> str:
+            if (actor.number, heard) == (number, Word.PREPARE):
+                still.stand_still()
+            return "does"
+
+        on.plays = stand_still
         activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
-        with pytest.raises(ModelRefused, match=r"got one that shows no sign of life$"):
-            await activation
+        await on.until(lambda: worker.silent_seconds >= 0.5)
+        assert missed not in still.heard
+        still.go_on()
 
-        assert on.actors[1].live == {"m": "1"}
+        assert (await activation).live == "2"
+        assert [(actor.number, actor.live) for actor in on.living] == [(0, {"m": "2"}), (1, {"m": "2"})]
 
-    play(scene, drain_timeout=0.1)
+    play(scene)
+
+
+def test_a_worker_that_stands_still_for_too_long_is_the_reason_to_refuse_what_it_does_not_hear(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.actors[0].stand_still()
+        with pytest.raises(ModelRefused, match=r"got one that gave no sign of life for 0.25 s$"):
+            await on.rollouts.activate("m", "2")
+        await on.settled(2)
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "1"}), (2, {"m": "1"})]
+
+    play(scene, hang_timeout=0.2)
 
 
 def test_without_any_worker_it_is_decided_what_the_next_ones_serve(play: Callable[..., None]) -> None:
@@ -302,6 +363,63 @@ def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., N
     assert len(log.written("reloaded")) == 1
 
 
+def test_an_operation_is_done_while_a_reload_waits_for_a_worker_that_does_not_come_up(
+    play: Callable[..., None], log: Log
+) -> None:
+    def comes_up(actor: Actor, word: Word) -> str:
+        return "fails" if word is Word.READY and actor.number > 2 and actor.live == {"m": "1"} else "does"
+
+    async def scene(on: Stage) -> None:
+        on.plays = comes_up
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("worker_died"))
+        await on.rollouts.activate("m", "2")
+        await on.until(lambda: log.of("reloaded"))
+
+        assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
+
+    play(scene)
+
+    reason = "could not serve its models: models/m/1: it is broken"
+    assert {(line["worker"], line["reason"]) for line in log.written("worker_died")} == {(1, reason)}
+
+
+def test_a_reload_that_waits_for_a_worker_gives_way_to_the_next_reload(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        def comes_up(actor: Actor, word: Word) -> str:
+            [slot] = [slot for worker, slot in on.supervisor._workers.items() if worker.pidfd == actor.pidfd]
+            return "fails" if word is Word.READY and slot.number == 1 and on.actors[2].lives else "does"
+
+        on.plays = comes_up
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("worker_died"))
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("reloaded"))
+
+        assert len(on.living) == 2
+        assert not on.actors[2].lives
+
+    play(scene)
+
+    assert len(log.written("reloaded")) == 1
+
+
+def test_all_reloads_end_when_the_service_does(play: Callable[..., None]) -> None:
+    rolls = list[asyncio.Task[None] | None]()
+
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+            await on.until(lambda: on.supervisor._rolling not in [None, *rolls])
+            rolls.append(on.supervisor._rolling)
+        await on.until(lambda: len(on.actors) == 3)
+
+    play(scene)
+
+    assert [roll is not None and roll.cancelled() for roll in rolls] == [True, True]
+
+
 def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
     play: Callable[..., None], log: Log
 ) -> None:
@@ -342,7 +460,7 @@ def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(play:
 
     play(scene, load_timeout=0.1)
 
-    assert log.written("worker_died")[1]["reason"] == "it has not come up within 0.2 s"
+    assert log.written("worker_died")[1]["reason"] == "did not come up within 0.2 s"
 
 
 STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])
