@@ -16,7 +16,7 @@ from weighbridge.adapters.http.rows import count_marks, count_rows, without_text
 from weighbridge.adapters.http.signature_types import STRICT, SignatureTypes
 from weighbridge.application.registry import Served
 from weighbridge.domain.batch import Outputs
-from weighbridge.domain.errors import FeatureCountMismatch, TooManyRows
+from weighbridge.domain.errors import FeatureCountMismatch, FeatureTooLarge, TooManyRows
 from weighbridge.domain.signature import Signature
 
 _JSON_SPACE = b" \t\r\n"
@@ -210,5 +210,5 @@ def _writer(served: Served) -> Callable[[tuple[Outputs, bool], Headers], tuple[b
 def _place(error: OfARow, asked: Asked) -> Location:
     """Where in the body the row is; only its place in an array is not told by the model."""
     row = () if asked.alone else (error.row or 0,)
-    column = (error.column,) if isinstance(error, FeatureCountMismatch) else ()
+    column = (error.column,) if isinstance(error, FeatureCountMismatch | FeatureTooLarge) else ()
     return ("body", *row, *column)

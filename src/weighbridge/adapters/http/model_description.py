@@ -22,6 +22,7 @@ _REFUSALS = (
     Problem.UNSUPPORTED_MEDIA_TYPE,
     Problem.JSON_INVALID,
     Problem.INPUT_INVALID,
+    Problem.FEATURE_TOO_LARGE,
     Problem.PREDICTION_NOT_FINITE,
     Problem.INFERENCE_FAILED,
     Problem.OVERLOADED,

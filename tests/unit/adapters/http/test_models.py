@@ -356,6 +356,23 @@ def test_a_vector_of_another_width_is_refused_by_the_application(log: Log, body:
         assert service.refused(body, status=400) == {place: "feature_count_mismatch"}
 
 
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"income": 1e39, "pixels": [1, 2, 3]}, ("body", "income")),
+        ([{"income": 1, "pixels": [1, 2, 3]}, {"income": -1e308, "pixels": [1, 2, 3]}], ("body", 1, "income")),
+    ],
+)
+def test_a_number_beyond_single_precision_on_which_the_model_fails_is_refused_with_its_place(
+    log: Log, body: Any, place: tuple[Any, ...]
+) -> None:
+    def fail(_batch: Batch) -> Outputs:
+        raise ValueError
+
+    with serving(log, FakeModel(SHAPES, fail)) as service:
+        assert service.refused(body) == {place: "feature_too_large"}
+
+
 @pytest.mark.parametrize(("body", "place"), [(ROW, ("body",)), ([ROW], ("body", 0)), ([ROW, ROW], ("body", 1))])
 def test_a_prediction_that_is_not_finite_is_refused_with_its_row(log: Log, body: Any, place: tuple[Any, ...]) -> None:
     model = FakeModel(CHURN, lambda batch: outputs(CHURN, [0.5] * (len(batch) - 1) + [float("nan")]))
