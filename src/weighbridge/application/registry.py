@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from weighbridge.application.ports import Model, ModelLoader
 from weighbridge.domain.batch import DTYPES, Batch, Outputs, Rows
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
+    FeatureTooLarge,
     InferenceFailed,
     ModelNotFound,
     PredictionNotFinite,
@@ -18,6 +20,8 @@ from weighbridge.domain.errors import (
     VersionNotFound,
 )
 from weighbridge.domain.signature import Column, Kind, Signature
+
+_SINGLE = float(np.finfo(np.float32).max)
 
 _FEW = 16  # numbers, which Python looks at sooner than numpy does
 
@@ -38,18 +42,20 @@ class Served:
     def __call__(self, rows: Rows) -> Outputs:
         """Score rows that fit the signature.
 
-        Raises TooManyRows, FeatureCountMismatch, InferenceFailed, PredictionNotFinite.
+        Raises TooManyRows, FeatureCountMismatch, FeatureTooLarge, InferenceFailed, PredictionNotFinite.
         """
         count = len(rows)
         if count > self.max_rows:
             raise TooManyRows(limit=self.max_rows, got=count)
         if self._vectors:
             self._check_widths(rows)
+        batch = Batch(self.signature, rows)
         try:
-            outputs = self._model.predict(Batch(self.signature, rows))
+            outputs = self._model.predict(batch)
             for (column, dtype), values in zip(self._outputs, outputs, strict=True):
                 _check_type(column, dtype, values, count)
         except Exception as exc:
+            _check_magnitudes(batch)
             raise InferenceFailed from exc
         for place in self._floats:
             _check_finite(outputs[place], count)
@@ -72,6 +78,18 @@ def _check_type(column: Column, dtype: np.dtype[Any], values: NDArray[Any], coun
     shape = (count,) if column.width is None else (count, column.width)
     if values.shape != shape or values.dtype != dtype:
         raise TypeError(f"expected {column.name} of {dtype} and {shape}, got {values.dtype} and {values.shape}")
+
+
+def _check_magnitudes(batch: Batch) -> None:
+    """Raises FeatureTooLarge for a number of the kind that libraries refuse when they make it single precision."""
+    found = []
+    for column, values in zip(batch.signature.inputs, batch.columns().values(), strict=True):
+        if column.kind is Kind.FLOAT:
+            places = np.argwhere(np.abs(values) > _SINGLE)
+            found += [(int(place[0]), column.name) for place in places[:1]]
+    if found:
+        row, name = min(found, key=itemgetter(0))
+        raise FeatureTooLarge(column=name, row=row if len(batch) > 1 else None)
 
 
 def _check_finite(values: NDArray[np.float64], count: int) -> None:

@@ -4,6 +4,7 @@ WeighbridgeError
 ├── InvalidWeights        no weights, or one that is not a finite number
 ├── FeatureCountMismatch  a row is not as wide as the model
 ├── FeaturesNotFinite     a row holds what is not a finite number
+├── FeatureTooLarge       a model failed on a number beyond single precision
 ├── TooManyRows           a batch holds more rows than one call may score
 ├── PredictionNotFinite   the arithmetic overflowed
 ├── InvalidSignature      columns that cannot be a model's inputs or outputs
@@ -47,6 +48,19 @@ class FeaturesNotFinite(WeighbridgeError):
     def __init__(self, *, row: int) -> None:
         super().__init__(f"expected finite features in row {row}, got one that is not")
         self.row = row
+
+
+class FeatureTooLarge(WeighbridgeError):
+    """A model that failed was given a number beyond single precision, in which many compute.
+
+    `row` is the index of the first such row in a batch, None for a single prediction; `column` is the input.
+    """
+
+    def __init__(self, *, column: str, row: int | None = None) -> None:
+        where = "" if row is None else f" in row {row}"
+        super().__init__(f"expected a magnitude of at most 3.4e38 for {column}{where}, got a greater one")
+        self.row = row
+        self.column = column
 
 
 class TooManyRows(WeighbridgeError):

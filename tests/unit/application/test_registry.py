@@ -9,6 +9,7 @@ from weighbridge.application.registry import ModelRegistry, Served
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
+    FeatureTooLarge,
     InferenceFailed,
     ModelNotFound,
     ModelRefused,
@@ -98,6 +99,47 @@ def test_a_model_that_fails_is_told_with_its_cause(predict: Callable[[Batch], An
         served(FakeModel(CHURN, predict))([ROW])
 
     assert caught.value.__cause__ is not None
+
+
+LARGEST = 3.4028234663852886e38
+INCOMES = Signature(
+    (
+        CHURN.inputs[0],
+        Column(name="income", kind=Kind.FLOAT, nullable=True),
+        Column(name="pixels", kind=Kind.FLOAT, width=2),
+    ),
+    (SCORE,),
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "column"),
+    [
+        ([(1, 1e308, [1.0, 2.0])], None, "income"),
+        ([(1, None, [1.0, -1e39])], None, "pixels"),
+        ([(1, None, [1.0, 2.0]), (1, 2.0, [1.0, 2.0]), (1, -3.5e38, [1e39, 1e39])], 2, "income"),
+        ([(1, None, [1.0, 2.0]), (1, 2.0, [1e300, 2.0]), (1, 1e300, [1.0, 2.0])], 1, "pixels"),
+    ],
+)
+def test_a_model_that_fails_on_a_number_beyond_single_precision_is_told_with_its_place(
+    rows: Any, row: int | None, column: str
+) -> None:
+    with pytest.raises(FeatureTooLarge, match=f"at most 3.4e38 for {column}") as caught:
+        served(FakeModel(INCOMES, _raises))(rows)
+
+    assert (caught.value.row, caught.value.column) == (row, column)
+
+
+def test_a_model_that_takes_numbers_beyond_single_precision_is_given_them() -> None:
+    [predictions] = served(constant(INCOMES, 0.5))([(1, 1e308, [-1e308, 1.0])])
+
+    assert predictions.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("rows", [[(2**63 - 1, LARGEST, [-LARGEST, 0.0])], [(1, None, [0.0, 0.0])], []])
+def test_a_model_that_fails_on_other_numbers_fails_by_itself(rows: Any) -> None:
+    with pytest.raises(InferenceFailed):
+        served(FakeModel(INCOMES, _raises))(rows)
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])

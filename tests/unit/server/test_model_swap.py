@@ -94,6 +94,9 @@ BODIES = [
     b'{"age":NaN,"signup_month":"\\ud800"}',
     b'{"features":[1,2,3,4]}',
     b'[{"features":[1,2,3]}]',
+    ROW + b" " * 200_000,
+    b'[%b,{"age":"thirty","other":1}]' % ROW + b" " * 200_000,
+    b'{"age":[%b1]}' % (b"[]," * 100_000),
 ]
 LINES = [b"Content-Type: application/json", b"Content-Type: text/plain", b"X-Request-Timeout-Ms: 0", b"Accept: */*"]
 

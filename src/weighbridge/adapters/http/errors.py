@@ -14,6 +14,7 @@ from weighbridge.application.readiness import NotReady
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     FeaturesNotFinite,
+    FeatureTooLarge,
     InferenceFailed,
     ModelNotFound,
     PredictionNotFinite,
@@ -29,7 +30,7 @@ _LONGEST_MESSAGE = 1000  # characters: a column may have thousands of categories
 Location = tuple[str | int, ...]
 """Where in a request something is."""
 
-OfARow = FeatureCountMismatch | FeaturesNotFinite | PredictionNotFinite
+OfARow = FeatureCountMismatch | FeaturesNotFinite | FeatureTooLarge | PredictionNotFinite
 """The errors of a row that fits its schema."""
 
 
@@ -62,6 +63,7 @@ class ProblemDetails(BaseModel):
 PROBLEM_OF: dict[type[WeighbridgeError], Problem] = {
     FeatureCountMismatch: Problem.FEATURE_COUNT_MISMATCH,
     FeaturesNotFinite: Problem.FEATURES_NOT_FINITE,
+    FeatureTooLarge: Problem.FEATURE_TOO_LARGE,
     TooManyRows: Problem.TOO_MANY_ROWS,
     PredictionNotFinite: Problem.PREDICTION_NOT_FINITE,
     ModelNotFound: Problem.MODEL_NOT_FOUND,

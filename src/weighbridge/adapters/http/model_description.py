@@ -22,6 +22,7 @@ _REFUSALS = (
     Problem.UNSUPPORTED_MEDIA_TYPE,
     Problem.JSON_INVALID,
     Problem.INPUT_INVALID,
+    Problem.FEATURE_TOO_LARGE,
     Problem.PREDICTION_NOT_FINITE,
     Problem.INFERENCE_FAILED,
     Problem.OVERLOADED,
@@ -52,7 +53,8 @@ def describe_model(name: str, version: str, signature: Signature, golden: Mappin
             **{str(status): response for status, response in problems(*_REFUSALS).items()},
         },
     }
-    live = {"summary": f"Predict with {name}", "operationId": f"predict_{name}", **operation}
+    # What follows the name has no underscore, and is no method, in which the ids that FastAPI makes end.
+    live = {"summary": f"Predict with {name}", "operationId": f"predict_{name}_live", **operation}
     versioned = {
         "summary": f"Predict with version {version} of {name}",
         "operationId": f"predict_{name}_{version}",

@@ -38,6 +38,7 @@ class Problem(Enum):
     INPUT_INVALID = 422, "The body does not fit the schema"
     PREDICTION_NOT_FINITE = 422, "The prediction is not a finite number"
     FEATURES_NOT_FINITE = 422, "A feature is not a finite number"
+    FEATURE_TOO_LARGE = 422, "A feature is too large for the model"
     MODEL_REFUSED = 422, "The version of the model cannot be served"
     HEADERS_TOO_LARGE = 431, "The headers are too large"
     INTERNAL_ERROR = 500, "The service failed"

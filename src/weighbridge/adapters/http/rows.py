@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 _KEYS = (["instances"], ["instances", "scale_factor"])
 _NUMBERS_AND_SPACE = b"0123456789.eE+- \t\r\n"
+_NO_MARKS = bytes({*range(256)} - {*b",:[{"})
+_NEITHER_MARKS_NOR_QUOTES = _NO_MARKS.replace(b'"', b"")
 
 
 def read_batch(body: bytes | bytearray) -> tuple[NDArray[np.float64], float] | None:
@@ -46,6 +48,21 @@ def count_rows(body: bytes | bytearray) -> int:
         return len(document)
     except (RuntimeError, ValueError):
         return 0
+
+
+def count_marks(body: bytes | bytearray) -> tuple[int, int]:
+    """How many commas, colons and opening brackets there are, in texts as well; and how many of these are brackets."""
+    marks = body.translate(None, _NO_MARKS)
+    return len(marks), marks.count(b"[") + marks.count(b"{")
+
+
+def without_texts(body: bytes | bytearray) -> bytes:
+    """The commas, colons and opening brackets that are not in texts, whether or not it is JSON."""
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NEITHER_MARKS_NOR_QUOTES)
+    codes = np.frombuffer(marks, np.uint8)
+    is_quote = codes == ord('"')
+    outside: bytes = codes[~(is_quote | np.logical_xor.accumulate(is_quote))].tobytes()
+    return outside
 
 
 @cache

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 import typing_extensions
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter
 from pydantic.config import JsonDict
-from pydantic_core.core_schema import CoreSchema, none_schema, with_default_schema
 
 from weighbridge.domain.signature import Column, Kind, Signature
 
 Schema = dict[str, Any]
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""How all of a body is validated."""
 
 _INT64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 _TYPES: Mapping[Kind, Any] = {Kind.INT: _INT64, Kind.FLOAT: float, Kind.BOOL: bool, Kind.STRING: str}
@@ -19,30 +21,24 @@ _EXAMPLES: Mapping[Kind, Any] = {Kind.INT: 1, Kind.FLOAT: 1.5, Kind.BOOL: True, 
 _typed_dict: Any = typing_extensions.TypedDict  # made of names that are known only when the program runs
 
 
-class _PassedOver:
-    """The value of a key that is not known: whatever it is, nothing is made of it, which may be millions of lists."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
-        return with_default_schema(none_schema(), default=None, on_error="default")
-
-
 class SignatureTypes:
     """The types of one version of a model.
 
     `row` is a dictionary with just the inputs, under their own names, whatever these are; `rows` is a list of them,
-    read up to its first bad row, of which all is told. `open_row` and `open_rows` let pass that
-    keys are missing, or others. `answer` and `answers` are the replies to either.
+    read up to its first bad row, of which all is told. `cells` are such a list without the names: of tuples, or of
+    vectors where these are the only input. `answer` and `answers` are the replies to a row and to rows.
     """
 
     def __init__(self, model: str, version: str, signature: Signature) -> None:
         outputs = _fields(signature.outputs)
         prediction = _typed_dict(f"{model}_Prediction", outputs) if len(outputs) > 1 else next(iter(outputs.values()))
         about = {"status": Literal["success"], "model": Literal[model], "version": Literal[version]}
-        self.row: Any = _strict(f"{model}_Row", _fields(signature.inputs))
+        inputs = _fields(signature.inputs)
+        self.row: Any = _strict(f"{model}_Row", inputs)
         self.rows: Any = _list_of(self.row)
-        self.open_row: Any = _open(f"{model}_OpenRow", _fields(signature.inputs))
-        self.open_rows: Any = _list_of(self.open_row)
+        [one, *_] = cells = inputs.values()
+        row_of_cells = Annotated[tuple.__class_getitem__((*cells,)), FailFast()] if signature.vector is None else one
+        self.cells: Any = _list_of(row_of_cells)
         self.answer: Any = _typed_dict(f"{model}_Answer", {"prediction": prediction, **about})
         self.answers: Any = _typed_dict(
             f"{model}_Answers", {"predictions": list.__class_getitem__(prediction), **about}
@@ -64,13 +60,7 @@ def example(columns: Iterable[Column]) -> dict[str, Any]:
 
 def _strict(name: str, fields: Mapping[str, Any]) -> Any:
     made = _typed_dict(name, fields)
-    made.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    return made
-
-
-def _open(name: str, fields: Mapping[str, Any]) -> Any:
-    made = _typed_dict(name, fields, total=False, extra_items=_PassedOver)
-    made.__pydantic_config__ = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    made.__pydantic_config__ = STRICT
     return made
 
 

@@ -80,6 +80,17 @@ def test_every_operation_has_an_id_of_its_own(churn: Service) -> None:
     assert len({*ids}) == len(ids)
 
 
+def test_operations_of_models_have_ids_of_their_own_whatever_the_models_are_called(churn: Service) -> None:
+    described = [describe_model(name, "1", CHURN) for name in ("a", "a_1", "a_live", "predict_post", "version_1_a")]
+    documents = [document_of(churn), *({"paths": part.paths} for part in described)]
+
+    ids = [
+        operation["operationId"] for part in documents for path in part["paths"].values() for operation in path.values()
+    ]
+
+    assert len({*ids}) == len(ids)
+
+
 def test_a_golden_row_is_the_example_where_there_is_one() -> None:
     golden = {"age": 41, "signup_month": "July"}
 

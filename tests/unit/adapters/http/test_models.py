@@ -150,11 +150,20 @@ def test_a_large_body_is_judged_as_a_small_one(log: Log) -> None:
             ("body", 1): "extra_forbidden",
         }
         assert service.refused({**row, "age": "x"}) == {("body", "age"): "int_type"}
+        assert service.refused({"text": row["text"], "age": "x", "needle": 1}) == {
+            ("body", "age"): "int_type",
+            ("body",): "extra_forbidden",
+        }
+        assert service.refused([row, {"text": 1, "needle": 1}]) == {
+            ("body", 1, "text"): "string_type",
+            ("body", 1, "age"): "missing",
+            ("body", 1): "extra_forbidden",
+        }
 
 
 def test_no_copy_of_a_body_is_made_for_each_input_that_is_missing(log: Log) -> None:
     wide = tuple(Column(name=f"column {place}", kind=Kind.FLOAT) for place in range(500))
-    body = b'{"x":[%b]}' % b",".join([b"[]"] * 100_000)
+    body = b'{"x":[%b]}' % b",".join([b'"0123456789abcdef"'] * 100_000)
 
     with serving(log, constant(Signature(wide, (SCORE,)), 0.5)) as service:
         tracemalloc.start()
@@ -169,7 +178,7 @@ def test_no_copy_of_a_body_is_made_for_each_input_that_is_missing(log: Log) -> N
 
 
 def test_of_ever_so_many_unknown_keys_one_error_is_made(log: Log) -> None:
-    body = b"{%b}" % b",".join(b'"%d":1' % key for key in range(300_000))
+    body = b"{%b}" % b",".join(b'"unknown %06d":1' % key for key in range(300_000))
 
     with serving(log, constant(CHURN, 0.5)) as service:
         assert service.refused(body) == {
@@ -177,6 +186,70 @@ def test_of_ever_so_many_unknown_keys_one_error_is_made(log: Log) -> None:
             ("body", "signup_month"): "missing",
             ("body",): "extra_forbidden",
         }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x":[%b]}' % b",".join([b"[]"] * 100_000),
+        b'{"age":[%b]}' % b",".join([b"{}"] * 100_000),
+        b'[{"age":1,"signup_month":"June"},%b]' % b",".join([b"1"] * 100_000),
+        b"[{}]%b" % b",".join([b"[%b]" % (b"[" * 50 + b"]" * 50)] * 5_000),
+        b"{%b}" % b",".join(b'"%d":1' % key for key in range(100_000)),
+        b"{%b}" % b",".join([b'"age":1'] * 100_000),
+        b'[%b,{"x":[%b]}]' % (b",".join([b"{}"] * 19), b",".join([b"[]"] * 100_000)),
+        b'["%b",%b]' % (b"{" * 10, b",".join([b"[]"] * 100_000)),
+        b"[" * 200_000,
+        b'{"age":' * 100_000,
+    ],
+    ids=[
+        "values of an unknown key",
+        "values of a known key",
+        "rows that are none",
+        "nested arrays",
+        "unknown keys",
+        "one key again and again",
+        "values in the last row",
+        "braces in a text",
+        "brackets without end",
+        "objects without end",
+    ],
+)
+def test_what_would_cost_far_more_than_its_bytes_is_refused_unread(log: Log, body: bytes) -> None:
+    with serving(log, constant(CHURN, 0.5), max_rows=20) as service:
+        assert service.refused(body) == {("body",): "too_many_values"}
+
+
+def test_the_refusal_of_too_many_values_has_the_counts(log: Log) -> None:
+    with serving(log, constant(CHURN, 0.5)) as service:
+        dense = service.ask(b'{"x":[%b]}' % b",".join([b"1"] * 100_000), status=422)
+        nested = service.ask(b'{"x":[%b]}' % b",".join([b"[[[[%b]]]]" % (b" " * 40)] * 10_000), status=422)
+
+    assert dense["detail"] == ("body: expected rows of at most 25000 commas, colons and opening brackets, got 100002")
+    assert nested["detail"] == "body: expected rows of at most 30625 opening brackets, got 40002"
+
+
+@pytest.mark.parametrize("text", ["[" * 150_000, '\\",{' * 30_000, "\\" * 50_000 + "," * 50_000])
+def test_what_is_in_texts_is_no_structure(log: Log, text: str) -> None:
+    signature = Signature((Column(name="text", kind=Kind.STRING),), (SCORE,))
+
+    with serving(log, constant(signature, 0.5)) as service:
+        assert service.ask({"text": text})["prediction"] == 0.5
+        assert service.ask([{"text": text}, {"text": text}])["predictions"] == [0.5, 0.5]
+
+
+def test_of_a_column_too_many_in_each_of_many_rows_the_first_is_told(log: Log) -> None:
+    with serving(log, constant(CHURN, 0.5)) as service:
+        assert service.refused([{**ROW, "x": 1}] * 10_000) == {("body", 0): "extra_forbidden"}
+
+
+def test_many_vectors_of_another_width_are_told_from_those_that_fit(log: Log) -> None:
+    pixels = Signature((Column(name="pixels", kind=Kind.INT, width=50),), (SCORE,))
+    good, bad = {"pixels": [1] * 50}, {"pixels": [1] * 60}
+
+    with serving(log, constant(pixels, 0.5)) as service:
+        assert service.ask([good] * 2_000)["predictions"] == [0.5] * 2_000
+        assert service.refused([good, *[bad] * 2_000], status=400) == {("body", 1, "pixels"): "feature_count_mismatch"}
 
 
 @pytest.mark.parametrize(
@@ -200,8 +273,8 @@ def test_of_ever_so_many_unknown_keys_one_error_is_made(log: Log) -> None:
         (b'{"age":1,"signup_month":"\xff"}', ("body",), "json_invalid"),
         (b'{"age":1,"signup_month":"June"} x', ("body",), "json_invalid"),
         (b"[" * 100_000, ("body",), "json_invalid"),
-        (b"[{" * 100_000, ("body",), "json_invalid"),
-        (b'{"age":' * 100_000, ("body",), "json_invalid"),
+        (b"[{" * 10_000, ("body",), "json_invalid"),
+        (b'{"age":' * 10_000, ("body",), "json_invalid"),
     ],
 )
 def test_what_does_not_fit_is_refused(churn: Service, body: bytes, place: tuple[Any, ...], code: str) -> None:
@@ -281,6 +354,23 @@ def test_only_json_is_taken(churn: Service, media_type: str | None) -> None:
 def test_a_vector_of_another_width_is_refused_by_the_application(log: Log, body: Any, place: tuple[Any, ...]) -> None:
     with serving(log, constant(SHAPES, [0.5, 1.5])) as service:
         assert service.refused(body, status=400) == {place: "feature_count_mismatch"}
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"income": 1e39, "pixels": [1, 2, 3]}, ("body", "income")),
+        ([{"income": 1, "pixels": [1, 2, 3]}, {"income": -1e308, "pixels": [1, 2, 3]}], ("body", 1, "income")),
+    ],
+)
+def test_a_number_beyond_single_precision_on_which_the_model_fails_is_refused_with_its_place(
+    log: Log, body: Any, place: tuple[Any, ...]
+) -> None:
+    def fail(_batch: Batch) -> Outputs:
+        raise ValueError
+
+    with serving(log, FakeModel(SHAPES, fail)) as service:
+        assert service.refused(body) == {place: "feature_too_large"}
 
 
 @pytest.mark.parametrize(("body", "place"), [(ROW, ("body",)), ([ROW], ("body", 0)), ([ROW, ROW], ("body", 1))])

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from tests.contract import JSON
 from tests.unit.models import SCORE, constant
+from weighbridge.adapters.http.errors import reply_to_invalid
 from weighbridge.adapters.http.fast_route import Headers
 from weighbridge.adapters.http.model_call import steps
 from weighbridge.adapters.http.signature_types import SignatureTypes, example
@@ -129,6 +130,42 @@ def test_a_row_without_a_key_or_with_another_is_refused(data: st.DataObject) -> 
 
     assert [(error["type"], error["loc"]) for error in missing.value.errors()] == [("missing", (gone,))]
     assert [error["type"] for error in unknown.value.errors()] == ["extra_forbidden"]
+
+
+NOT_ALWAYS_JSON = [
+    *(
+        b"null",
+        b"3",
+        b'"text"',
+        b"[]",
+        b"{}",
+        b"[3]",
+        b"[[]]",
+        b"[{}]",
+        b'{"a":1} x',
+        b"[" * 300,
+        b"\xef\xbb\xbf{}",
+    ),
+    *(b'{"a":%b}' % literal for literal in (b"1", b"-0", b"-0.0", b"5e-324", b"9007199254740993", b"1e400", b"NaN")),
+    *(b'{"a":%b}' % literal for literal in (b"18446744073709551616", b"9" * 400, b"9" * 5000, b"-Infinity", b"01")),
+    *(b'{"a":%b}' % literal for literal in (b'"\\u0000"', b'"\\ud800"', b'"\\ud83d\\ude00"', b'"\xff"', b'"\x00"')),
+    *(b'[{"a":1},{"a":%b}]' % literal for literal in (b"[]", b"{}", b"null", b"true", b'"1"', b"9" * 400, b"1e400")),
+    *(b'{"a":"x","a":1}', b'{"a":1,"b":2,"c":3}', b'{"b":2,"c":3}', b'[{"a":1},{"b":[]}]', b'[{"a":1},7,{}]'),
+]
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("body", NOT_ALWAYS_JSON)
+def test_a_large_body_gets_what_a_small_one_gets(kind: Kind, body: bytes) -> None:
+    read = reading(Signature((Column(name="a", kind=kind),), (SCORE,)))
+
+    def outcome(content: bytes) -> object:
+        try:
+            return repr(read(HEADERS, content))
+        except ValidationError as exc:
+            return reply_to_invalid(exc, "an id", ["a"])
+
+    assert outcome(body + b" " * 300_000) == outcome(body)
 
 
 @examples

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest, row_of
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.application.ports import Model
+from weighbridge.application.registry import Served
 from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.errors import FeatureTooLarge, PredictionNotFinite
 from weighbridge.domain.signature import Kind
 
 CASES = [
@@ -128,6 +131,20 @@ def test_ten_thousand_rows_are_predicted_in_one_batch(packaged: Packaged) -> Non
     rows = list(packaged.case.rows())[:10]
     for few, many in zip(packaged.predict(rows), packaged.predict(rows * 1000), strict=True):
         packaged.same(many, np.concatenate([few] * 1000))
+
+
+@pytest.mark.parametrize("number", [1e39, -1e308])
+def test_numbers_beyond_single_precision_are_the_clients_fault_or_none(packaged: Packaged, number: float) -> None:
+    served = Served("model", "1", packaged.model, max_rows=10)
+    [cells, *_] = packaged.case.rows()
+    if isinstance(cells, dict):
+        floats = {column.name: number for column in packaged.manifest.inputs if column.type == "float"}
+        row = packaged.row({**cells, **floats})
+    else:
+        row = [number] * len(cells)
+
+    with suppress(FeatureTooLarge, PredictionNotFinite):
+        assert len(served([row])[0]) == 1
 
 
 def test_nulls_are_taken_wherever_the_signature_allows_them(packaged: Packaged) -> None:
