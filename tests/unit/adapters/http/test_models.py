@@ -455,7 +455,7 @@ def test_requests_are_counted_by_template_model_and_version(log: Log, churn: Ser
 
 def test_made_up_models_and_versions_make_no_series(log: Log) -> None:
     with serving(log, constant(CHURN, 0.5), log_requests="none") as service:
-        for number in range(500):
+        for number in range(20):
             service.client.post(f"/models/made-up-{number}/predict")
             service.client.post(f"/models/churn/versions/{number + 2}/predict")
             service.client.get(f"/models/made-up-{number}")
