@@ -1,6 +1,7 @@
 """The services that the gate's tests attack: with the fast lane and without, each shared by all tests."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -25,32 +26,49 @@ def check_log(service: Service) -> None:
     }
 
 
-@pytest.fixture(scope="session", params=["true", "false"], ids=["fast lane", "ordinary road"])
-def gate(request: pytest.FixtureRequest) -> Iterator[Service]:
+@contextmanager
+def checked(**settings: str) -> Iterator[Service]:
+    """A service with room for little, whose log is checked at its end."""
+    with serving(
+        LOG_REQUESTS="all",
+        MAX_BODY_BYTES=str(LARGEST_BODY),
+        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
+        **settings,
+    ) as started:
+        yield started
+        check_log(started)
+
+
+@pytest.fixture(scope="session")
+def gates() -> Iterator[dict[str, Service]]:
+    """By either road."""
+    with (
+        checked(FAST_LANE="true", MAX_ROWS=str(MOST_ROWS)) as lane,
+        checked(FAST_LANE="false", MAX_ROWS=str(MOST_ROWS)) as road,
+    ):
+        yield {"fast lane": lane, "ordinary road": road}
+
+
+@pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
+def gate(request: pytest.FixtureRequest, gates: dict[str, Service]) -> Service:
     """A service with room for little."""
-    with serving(
-        FAST_LANE=request.param,
-        LOG_REQUESTS="all",
-        MAX_BODY_BYTES=str(LARGEST_BODY),
-        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
-        MAX_ROWS=str(MOST_ROWS),
-    ) as started:
-        yield started
-        check_log(started)
+    return gates[request.param]
 
 
-@pytest.fixture(scope="session", params=["true", "false"], ids=["fast lane", "ordinary road"])
-def hasty(request: pytest.FixtureRequest) -> Iterator[Service]:
+@pytest.fixture(scope="session")
+def hasty_gates() -> Iterator[dict[str, Service]]:
+    """By either road."""
+    haste = {
+        "HEADER_TIMEOUT": "0.3",
+        "BODY_TIMEOUT": "0.3",
+        "WRITE_TIMEOUT": "0.3",
+        "KEEP_ALIVE_TIMEOUT": str(KEEP_ALIVE),
+    }
+    with checked(FAST_LANE="true", **haste) as lane, checked(FAST_LANE="false", **haste) as road:
+        yield {"fast lane": lane, "ordinary road": road}
+
+
+@pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
+def hasty(request: pytest.FixtureRequest, hasty_gates: dict[str, Service]) -> Service:
     """A service with room for little that waits for nobody."""
-    with serving(
-        FAST_LANE=request.param,
-        LOG_REQUESTS="all",
-        MAX_BODY_BYTES=str(LARGEST_BODY),
-        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
-        HEADER_TIMEOUT="0.3",
-        BODY_TIMEOUT="0.3",
-        WRITE_TIMEOUT="0.3",
-        KEEP_ALIVE_TIMEOUT=str(KEEP_ALIVE),
-    ) as started:
-        yield started
-        check_log(started)
+    return hasty_gates[request.param]
