@@ -27,13 +27,31 @@ def check_log(service: Service) -> None:
 
 
 @contextmanager
-def checked(**settings: str) -> Iterator[Service]:
-    """A service with room for little, whose log is checked at its end."""
+def small(fast_lane: str) -> Iterator[Service]:
+    """A service with room for little."""
     with serving(
+        FAST_LANE=fast_lane,
         LOG_REQUESTS="all",
         MAX_BODY_BYTES=str(LARGEST_BODY),
         MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
-        **settings,
+        MAX_ROWS=str(MOST_ROWS),
+    ) as started:
+        yield started
+        check_log(started)
+
+
+@contextmanager
+def small_and_hasty(fast_lane: str) -> Iterator[Service]:
+    """A service with room for little that waits for nobody."""
+    with serving(
+        FAST_LANE=fast_lane,
+        LOG_REQUESTS="all",
+        MAX_BODY_BYTES=str(LARGEST_BODY),
+        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
+        HEADER_TIMEOUT="0.3",
+        BODY_TIMEOUT="0.3",
+        WRITE_TIMEOUT="0.3",
+        KEEP_ALIVE_TIMEOUT=str(KEEP_ALIVE),
     ) as started:
         yield started
         check_log(started)
@@ -41,34 +59,25 @@ def checked(**settings: str) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def gates() -> Iterator[dict[str, Service]]:
-    """By either road."""
-    with (
-        checked(FAST_LANE="true", MAX_ROWS=str(MOST_ROWS)) as lane,
-        checked(FAST_LANE="false", MAX_ROWS=str(MOST_ROWS)) as road,
-    ):
+    """Services with room for little, for the tests of all files."""
+    with small("true") as lane, small("false") as road:
+        yield {"fast lane": lane, "ordinary road": road}
+
+
+@pytest.fixture(scope="session")
+def hasty_gates() -> Iterator[dict[str, Service]]:
+    """Services that wait for nobody, for the tests of all files."""
+    with small_and_hasty("true") as lane, small_and_hasty("false") as road:
         yield {"fast lane": lane, "ordinary road": road}
 
 
 @pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
 def gate(request: pytest.FixtureRequest, gates: dict[str, Service]) -> Service:
-    """A service with room for little."""
+    """The one or the other with room for little."""
     return gates[request.param]
-
-
-@pytest.fixture(scope="session")
-def hasty_gates() -> Iterator[dict[str, Service]]:
-    """By either road."""
-    haste = {
-        "HEADER_TIMEOUT": "0.3",
-        "BODY_TIMEOUT": "0.3",
-        "WRITE_TIMEOUT": "0.3",
-        "KEEP_ALIVE_TIMEOUT": str(KEEP_ALIVE),
-    }
-    with checked(FAST_LANE="true", **haste) as lane, checked(FAST_LANE="false", **haste) as road:
-        yield {"fast lane": lane, "ordinary road": road}
 
 
 @pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
 def hasty(request: pytest.FixtureRequest, hasty_gates: dict[str, Service]) -> Service:
-    """A service with room for little that waits for nobody."""
+    """The one or the other that waits for nobody."""
     return hasty_gates[request.param]
