@@ -7,6 +7,9 @@ IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 BENCH := .bench/environments
 PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 
+# Some images set it; each of the hundreds of processes that the tests start would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check format lock clean bench bench-quick abuse torture wrk
 
@@ -64,6 +67,7 @@ lock: ## write requirements.lock anew from pyproject.toml
 
 clean: ## remove the environment and every cache
 	rm -rf .venv .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -r {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

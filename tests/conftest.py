@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import gc
 import os
 
 import pytest
@@ -8,6 +9,11 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a library loads; threads that spin starve a busy machine
 settings.register_profile("weighbridge", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("weighbridge")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays, so that nothing is gained by looking there for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,9 @@
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
@@ -57,22 +59,49 @@ def requests(service: Service) -> Counter[Labels]:
     )
 
 
+def held(service: Service) -> list[int]:
+    """How many connections each worker has."""
+    return [report["connections"] for report in admin(service, "/workers").json()]
+
+
+def all_are_given_connections(service: Service) -> None:
+    """Wait until every worker that stood still is known to go on."""
+    with ExitStack() as connections:
+        until(lambda: connections.enter_context(wire(service)) and all(held(service)))
+
+
 def ask(service: Service, request: bytes) -> None:
     with wire(service) as connection:
         connection.send(request)
         connection.reply()
 
 
-@pytest.mark.parametrize("processes", ["0", "2"])
-def test_every_request_is_counted_once_whichever_process_answered_it(processes: str) -> None:
-    with serving(WORKERS=processes) as service:
-        expected = Counter[Labels]()
-        for request, times, labels in ASKED:
-            for _ in range(times):
-                ask(service, request)
-            expected[labels] += times
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[Service]:
+    """The service in one process; tests that leave it as it was share it."""
+    with serving(WORKERS="0") as started:
+        yield started
 
-        assert requests(service) == expected
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Service]:
+    """The service with two workers that may stand still; tests that leave it as it was share it."""
+    with serving(WORKERS="2", HANG_TIMEOUT="1000") as started:
+        yield started
+
+
+@pytest.mark.parametrize("processes", ["one_process", "two_workers"])
+def test_every_request_is_counted_once_whichever_process_answered_it(
+    processes: str, request: pytest.FixtureRequest
+) -> None:
+    service: Service = request.getfixturevalue(processes)
+    expected = requests(service)
+    for sent, times, labels in ASKED:
+        for _ in range(times):
+            ask(service, sent)
+        expected[labels] += times
+
+    assert requests(service) == expected
 
 
 def test_what_a_killed_worker_has_counted_stays_in_the_sums() -> None:
@@ -101,41 +130,44 @@ def test_what_a_worker_that_was_replaced_has_counted_stays_in_the_sums() -> None
         assert requests(service)[PREDICTED] == 2
 
 
-def test_the_workers_are_told_with_their_connections() -> None:
-    with serving(WORKERS="2") as service, ExitStack() as connections:
+def test_the_workers_are_told_with_their_connections(two_workers: Service) -> None:
+    until(lambda: not any(held(two_workers)))
+    with ExitStack() as connections:
         for _ in range(4):
-            connection = connections.enter_context(wire(service))
+            connection = connections.enter_context(wire(two_workers))
             connection.send(get(b"/health"))
             connection.reply()
-        reports = admin(service, "/workers").json()
+        reports = admin(two_workers, "/workers").json()
 
-        assert [report["pid"] for report in reports] == [event["pid"] for event in service.of("worker_started")]
-        assert {(report["state"], report["connections"], report["restarts"]) for report in reports} == {("ready", 2, 0)}
-        assert all(0 < report["age_seconds"] < DEADLINE for report in reports)
-
-
-def test_the_one_process_tells_of_itself() -> None:
-    with serving(WORKERS="0") as service:
-        [report] = admin(service, "/workers").json()
-
-        assert (report["pid"], report["state"], report["reason"]) == (service.process.pid, "ready", None)
-        assert admin(service, "/readyz").status_code == 200
+    assert [report["pid"] for report in reports] == [event["pid"] for event in two_workers.of("worker_started")]
+    assert {(report["state"], report["connections"], report["restarts"]) for report in reports} == {("ready", 2, 0)}
+    for report, event in zip(reports, two_workers.of("worker_started"), strict=True):
+        age = datetime.now(UTC) - datetime.fromisoformat(event["timestamp"])
+        assert 0 < report["age_seconds"] < age.total_seconds() + 1
 
 
-def test_it_answers_while_every_worker_stands_still() -> None:
-    with serving(WORKERS="2", HANG_TIMEOUT="1000") as service:
-        for event in service.of("worker_started"):
-            os.kill(int(event["pid"]), signal.SIGSTOP)
-        until(lambda: admin(service, "/readyz").status_code == 503)
-        reason = admin(service, "/readyz").json()["detail"]
+def test_the_one_process_tells_of_itself(one_process: Service) -> None:
+    [report] = admin(one_process, "/workers").json()
+
+    assert (report["pid"], report["state"], report["reason"]) == (one_process.process.pid, "ready", None)
+    assert admin(one_process, "/readyz").status_code == 200
+
+
+def test_it_answers_while_every_worker_stands_still(two_workers: Service) -> None:
+    pids = [int(event["pid"]) for event in two_workers.of("worker_started")]
+    with ExitStack() as going_on:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            going_on.callback(os.kill, pid, signal.SIGCONT)
+        until(lambda: admin(two_workers, "/readyz").status_code == 503)
+        reason = admin(two_workers, "/readyz").json()["detail"]
 
         assert reason == "every worker is full, or shows no sign of life"
-        assert admin(service, "/livez").status_code == 200
-        assert len(samples(service, "weighbridge_connections")) == 2
-        assert len(admin(service, "/workers").json()) == 2
-        for event in service.of("worker_started"):
-            os.kill(int(event["pid"]), signal.SIGCONT)
-        until(lambda: admin(service, "/readyz").status_code == 200)
+        assert admin(two_workers, "/livez").status_code == 200
+        assert len(samples(two_workers, "weighbridge_connections")) == 2
+        assert len(admin(two_workers, "/workers").json()) == 2
+    until(lambda: admin(two_workers, "/readyz").status_code == 200)
+    all_are_given_connections(two_workers)
 
 
 def test_while_a_worker_keeps_dying_it_is_not_ready_and_says_why() -> None:
@@ -148,16 +180,6 @@ def test_while_a_worker_keeps_dying_it_is_not_ready_and_says_why() -> None:
 
         assert detail == "starting; worker 0: was killed by SIGKILL"
         assert samples(service, "weighbridge_workers")["waiting",] == 1
-
-
-@pytest.mark.parametrize("processes", ["0", "1"])
-def test_while_the_service_drains_it_is_not_ready(processes: str) -> None:
-    with serving(WORKERS=processes, DRAIN_DELAY="1000") as service:
-        service.process.send_signal(signal.SIGTERM)
-        until(lambda: admin(service, "/readyz").status_code == 503)
-
-        assert admin(service, "/readyz").json()["detail"] == "draining"
-        assert samples(service, "weighbridge_workers")["retiring",] == (1 if processes == "0" else 0)
 
 
 def test_with_a_token_only_its_bearers_read_the_metrics() -> None:

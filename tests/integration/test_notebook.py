@@ -3,6 +3,8 @@
 import re
 import sys
 from contextlib import ExitStack
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from tests.integration.pages import ROOT, Service, blocks, notebook_of, run, serving, shown, without_times
@@ -19,8 +21,10 @@ def test_every_step_from_a_notebook_to_an_answer_does_what_the_guide_says(tmp_pa
     service: Service | None = None
     steps = 0
     with ExitStack() as stack:
-        for kind, block in blocks(notebook_of((ROOT / PAGE).read_text("utf-8")), "python", "console"):
-            if kind == "python":
+        shown_in_order = blocks(notebook_of((ROOT / PAGE).read_text("utf-8")), "python", "console")
+        for kind, group in groupby(shown_in_order, itemgetter(0)):
+            block = "".join(text for _, text in group)
+            if kind == "python":  # cells one after the other, which one interpreter runs
                 assert run([sys.executable, "-c", block], tmp_path) == ""
                 continue
             if service is None:  # as the guide says, once all models are packaged

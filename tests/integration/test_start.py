@@ -128,8 +128,3 @@ def test_a_start_that_lets_models_run_code_is_warned_about(python_models: str, t
         json.loads(python_models),
         json.loads(trusted_types),
     ]
-
-
-def test_a_start_that_lets_them_run_none_is_not() -> None:
-    with serving() as service:
-        assert not service.of("models_may_run_code")

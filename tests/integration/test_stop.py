@@ -1,10 +1,13 @@
 import signal
 import socket
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
 from tests.contract import GOOD
 from tests.integration.service import Service, read_to_the_end, serving
+from tests.integration.test_admin import admin, samples
 from tests.waiting import until
 
 ANNOUNCED = (
@@ -20,6 +23,14 @@ def begin(service: Service) -> socket.socket:
     connection.sendall(ANNOUNCED)
     assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
     return connection
+
+
+class Draining(NamedTuple):
+    """A service that drains, a connection that it has had from before, and its setting `workers`."""
+
+    service: Service
+    kept: socket.socket
+    processes: str
 
 
 @pytest.fixture(params=["0", "1"], ids=["one process", "a worker"])
@@ -73,25 +84,36 @@ def test_the_one_process_serves_on_when_it_is_asked_to_reload() -> None:
         assert client.get("/health").status_code == 200
 
 
-def test_while_it_drains_it_serves_on_and_asks_clients_to_leave(processes: str) -> None:
-    with serving(WORKERS=processes, DRAIN_DELAY="1000") as service, service.client() as client:
-        service.process.send_signal(signal.SIGTERM)
-        until(lambda: client.get("/readyz").status_code == 503)
-        reply = client.get("/readyz")
-
-        assert reply.json()["detail"] == "draining"
-        assert reply.headers["connection"] == "close"
-        assert client.get("/health").status_code == 200
-        assert service.stop() == 0
-
-
-def test_a_connection_that_was_kept_ends_with_its_next_reply_while_it_drains(processes: str) -> None:
-    with serving(WORKERS=processes, DRAIN_DELAY="1000") as service, service.connect() as kept:
+@pytest.fixture(scope="module", params=["0", "1"], ids=["one process", "a worker"])
+def draining(request: pytest.FixtureRequest) -> Iterator[Draining]:
+    """A service that drains for as long as it is not told a second time."""
+    with serving(WORKERS=request.param, DRAIN_DELAY="1000") as service, service.connect() as kept:
         kept.sendall(HEALTH)
         kept.recv(1024)
         service.process.send_signal(signal.SIGTERM)
         with service.client() as client:
             until(lambda: client.get("/readyz").status_code == 503)
-        kept.sendall(HEALTH)
+        yield Draining(service, kept, request.param)
+        assert service.stop() == 0
 
-        assert b"\r\nconnection: close\r\n" in read_to_the_end(kept)
+
+def test_while_it_drains_it_serves_on_and_asks_clients_to_leave(draining: Draining) -> None:
+    with draining.service.client() as client:
+        reply = client.get("/readyz")
+
+        assert reply.json()["detail"] == "draining"
+        assert reply.headers["connection"] == "close"
+        assert client.get("/health").status_code == 200
+
+
+def test_a_connection_that_was_kept_ends_with_its_next_reply_while_it_drains(draining: Draining) -> None:
+    draining.kept.sendall(HEALTH)
+
+    assert b"\r\nconnection: close\r\n" in read_to_the_end(draining.kept)
+
+
+def test_while_it_drains_the_admin_listener_says_so(draining: Draining) -> None:
+    readiness = admin(draining.service, "/readyz")
+
+    assert (readiness.status_code, readiness.json()["detail"]) == (503, "draining")
+    assert samples(draining.service, "weighbridge_workers")["retiring",] == (1 if draining.processes == "0" else 0)

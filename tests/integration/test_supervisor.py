@@ -14,6 +14,7 @@ import pytest
 
 from tests.contract import GOOD
 from tests.integration.service import Service, serving
+from tests.integration.test_admin import all_are_given_connections, held
 from tests.starving import room_for
 from tests.waiting import DEADLINE, until
 
@@ -53,6 +54,25 @@ def wait_until_full(service: Service) -> None:
 
 def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def living(service: Service) -> list[int]:
+    """The processes of its workers."""
+    return [pid for pid in workers(service) if lives(pid)]
+
+
+@pytest.fixture(scope="module")
+def one_worker() -> Iterator[Service]:
+    """The service with one worker; tests in which none dies share it."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Service]:
+    """The service with two workers that may stand still; tests in which none dies share it."""
+    with serving(WORKERS="2", HANG_TIMEOUT="1000") as started:
+        yield started
 
 
 @contextmanager
@@ -116,16 +136,14 @@ def read_until_killed(connection: socket.socket) -> str:
     return "answers"
 
 
-def test_connections_are_given_to_the_worker_with_the_fewest() -> None:
-    with serving(WORKERS="2") as service:
-        connections = [service.connect() for _ in range(8)]
-        for connection in connections:
-            ask(connection)
-        held = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers(service)]
-        for connection in connections:
-            connection.close()
+def test_connections_are_given_to_the_worker_with_the_fewest(two_workers: Service) -> None:
+    until(lambda: not any(held(two_workers)))
+    with ExitStack() as connections:
+        for _ in range(8):
+            ask(connections.enter_context(two_workers.connect()))
+        descriptors = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in living(two_workers)]
 
-        assert abs(held[0] - held[1]) <= 1
+    assert abs(descriptors[0] - descriptors[1]) <= 1
 
 
 def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
@@ -153,29 +171,38 @@ def test_a_stopped_worker_is_replaced_and_what_it_never_received_goes_to_the_nex
         assert (death["pid"], death["reason"]) == (first, "gave no sign of life for 1.5 s")
 
 
-def test_while_one_worker_stands_still_the_other_gets_all_new_connections() -> None:
-    with serving(WORKERS="2", HANG_TIMEOUT="1000") as service, stopped(workers(service)[0]):
+def test_while_one_worker_stands_still_the_other_gets_all_new_connections(two_workers: Service) -> None:
+    with stopped(living(two_workers)[0]):
         for _ in range(6):
-            with service.connect() as connection:
+            with two_workers.connect() as connection:
                 assert ask(connection).startswith(OK)
 
-        assert not service.of("worker_died")
+        assert not two_workers.of("worker_died")
+    all_are_given_connections(two_workers)
 
 
 # SIGHUP
 
 
+@contextmanager
+def more(service: Service, event: str, count: int = 1) -> Iterator[None]:
+    """At the end, wait until the log has so many more lines of one kind."""
+    so_far = len(service.of(event))
+    yield
+    wait_for(service, event, so_far + count)
+
+
 def reload(service: Service) -> None:
     """Roll the workers, and wait until that is done."""
-    service.process.send_signal(signal.SIGHUP)
-    wait_for(service, "reloaded")
+    with more(service, "reloaded"):
+        service.process.send_signal(signal.SIGHUP)
 
 
-def test_a_connection_at_rest_outlives_the_worker_that_had_it() -> None:
-    with serving(WORKERS="2") as service, service.connect() as connection:
+def test_a_connection_at_rest_outlives_the_worker_that_had_it(two_workers: Service) -> None:
+    with two_workers.connect() as connection:
         before = ask(connection)
-        old = workers(service)
-        reload(service)
+        old = workers(two_workers)
+        reload(two_workers)
         after = ask(connection)
 
         assert not any(map(lives, old))
@@ -183,15 +210,15 @@ def test_a_connection_at_rest_outlives_the_worker_that_had_it() -> None:
         assert b"connection: close" not in after
 
 
-def test_a_request_in_hand_is_finished_by_the_worker_that_began_it() -> None:
-    with serving() as service, service.connect() as connection:
-        [old] = workers(service)
-        connection.sendall(PREDICT[:-5])
-        service.process.send_signal(signal.SIGHUP)
-        wait_for(service, "service_started", 2)
-        connection.sendall(PREDICT[-5:])
-        assert connection.recv(65536).startswith(OK)
-        wait_for(service, "reloaded")
+def test_a_request_in_hand_is_finished_by_the_worker_that_began_it(one_worker: Service) -> None:
+    with one_worker.connect() as connection:
+        [old] = living(one_worker)
+        with more(one_worker, "reloaded"):
+            connection.sendall(PREDICT[:-5])
+            with more(one_worker, "service_started"):
+                one_worker.process.send_signal(signal.SIGHUP)
+            connection.sendall(PREDICT[-5:])
+            assert connection.recv(65536).startswith(OK)
 
         assert not lives(old)
         assert ask(connection).startswith(OK)
@@ -223,26 +250,26 @@ def test_wrong_settings_are_refused_and_change_nothing(tmp_path: Path) -> None:
             assert ask(connection).startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_new_worker_that_does_not_come_up_changes_nothing() -> None:
-    with serving() as service, service.connect() as connection:
+def test_a_new_worker_that_does_not_come_up_changes_nothing(one_worker: Service) -> None:
+    with one_worker.connect() as connection:
         ask(connection)
-        service.process.send_signal(signal.SIGHUP)
-        wait_for(service, "worker_started", 2)
-        os.kill(workers(service)[1], signal.SIGKILL)
-        wait_for(service, "reload_refused")
+        with more(one_worker, "reload_refused"):
+            with more(one_worker, "worker_started"):
+                one_worker.process.send_signal(signal.SIGHUP)
+            os.kill(workers(one_worker)[-1], signal.SIGKILL)
 
         assert ask(connection).startswith(OK)
-        assert not service.of("worker_died")
+        assert not one_worker.of("worker_died")
 
 
-def test_a_second_reload_waits_for_the_first() -> None:
-    with serving() as service:
-        service.process.send_signal(signal.SIGHUP)
-        wait_for(service, "worker_started", 2)
-        service.process.send_signal(signal.SIGHUP)
-        wait_for(service, "reloaded", 2)
+def test_a_second_reload_waits_for_the_first(one_worker: Service) -> None:
+    before = len(workers(one_worker))
+    with more(one_worker, "reloaded", 2):
+        with more(one_worker, "worker_started"):
+            one_worker.process.send_signal(signal.SIGHUP)
+        one_worker.process.send_signal(signal.SIGHUP)
 
-        assert len(workers(service)) == 3
+    assert len(workers(one_worker)) == before + 2
 
 
 # The end

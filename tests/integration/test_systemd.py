@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -75,20 +76,44 @@ def status_of(connection: socket.socket) -> bytes:
         return read_to_the_end(connection).partition(b"\r\n")[0]
 
 
-@pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    """systemd, with a socket that it listens on for the service."""
+@contextmanager
+def listening(directory: Path) -> Iterator[Systemd]:
+    """systemd, with a socket that it listens on for the service, and another one in a directory."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hearing,
     ):
-        hearing.bind(os.fspath(tmp_path / "notify"))
+        hearing.bind(os.fspath(directory / "notify"))
         yield Systemd(listener, hearing)
 
 
-def test_it_is_said_to_be_ready_when_it_answers(systemd: Systemd) -> None:
-    with systemd.serving():
-        assert status_of(systemd.connect(PROBE)) == b"HTTP/1.1 200 OK"
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    """systemd, which is about to start the service."""
+    with listening(tmp_path) as ready:
+        yield ready
+
+
+class Running(NamedTuple):
+    """The service with its systemd, and the file with its settings."""
+
+    systemd: Systemd
+    process: subprocess.Popen[bytes]
+    config: Path
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The service, said to be ready; tests after which it is so again share it."""
+    directory = tmp_path_factory.mktemp("systemd")
+    config = directory / "weighbridge.toml"
+    config.touch()
+    with listening(directory) as systemd, systemd.serving(WEIGHBRIDGE_CONFIG=os.fspath(config)) as process:
+        yield Running(systemd, process, config)
+
+
+def test_it_is_said_to_be_ready_when_it_answers(running: Running) -> None:
+    assert status_of(running.systemd.connect(PROBE)) == b"HTTP/1.1 200 OK"
 
 
 def test_what_connects_before_it_is_ready_is_answered_then(systemd: Systemd) -> None:
@@ -109,47 +134,52 @@ def test_it_says_that_it_stops(systemd: Systemd, number: int) -> None:
         assert process.stderr.read() == b""
 
 
-def test_what_connects_after_its_end_waits_for_the_next(systemd: Systemd) -> None:
-    with systemd.serving():
-        pass
-    assert systemd.hear() == ["STOPPING=1"]
-    waiting = systemd.connect(REQUEST)
+class Statuses(NamedTuple):
+    """What was answered to those who connected while a service stopped, and to one who did when it had."""
 
-    with systemd.serving():
-        assert status_of(waiting) == b"HTTP/1.1 200 OK"
+    meanwhile: set[bytes]
+    afterwards: bytes
 
 
-def test_nothing_is_lost_while_one_service_follows_another(systemd: Systemd) -> None:
-    with systemd.serving() as process:
-        process.terminate()
-        connections = [systemd.connect(REQUEST) for _ in range(100)]
-        assert systemd.hear() == ["STOPPING=1"]
-        assert process.wait(DEADLINE) == 0
-
-    with systemd.serving():
-        assert {status_of(connection) for connection in connections} == {b"HTTP/1.1 200 OK"}
-
-
-def test_it_says_that_it_reloads_and_when_that_is_done(systemd: Systemd) -> None:
-    with systemd.serving() as process:
-        process.send_signal(signal.SIGHUP)
-        state, since = systemd.hear()
-
-        assert state == "RELOADING=1"
-        assert since.startswith("MONOTONIC_USEC=")
-        assert systemd.hear() == ["READY=1"]
+@pytest.fixture(scope="module")
+def statuses(tmp_path_factory: pytest.TempPathFactory) -> Statuses:
+    """One service follows another."""
+    with listening(tmp_path_factory.mktemp("systemd")) as systemd:
+        with systemd.serving() as process:
+            process.terminate()
+            connections = [systemd.connect(REQUEST) for _ in range(100)]
+            assert systemd.hear() == ["STOPPING=1"]
+            assert process.wait(DEADLINE) == 0
+        last = systemd.connect(REQUEST)
+        with systemd.serving():
+            return Statuses({status_of(connection) for connection in connections}, status_of(last))
 
 
-def test_a_reload_that_is_refused_is_done_as_well(systemd: Systemd, tmp_path: Path) -> None:
-    file = tmp_path / "weighbridge.toml"
-    file.touch()
-    with systemd.serving(WEIGHBRIDGE_CONFIG=os.fspath(file)) as process:
-        file.write_text("no_setting = 1")
-        process.send_signal(signal.SIGHUP)
+def test_what_connects_after_its_end_waits_for_the_next(statuses: Statuses) -> None:
+    assert statuses.afterwards == b"HTTP/1.1 200 OK"
 
-        assert systemd.hear()[0] == "RELOADING=1"
-        assert systemd.hear() == ["READY=1"]
-        assert status_of(systemd.connect(REQUEST)) == b"HTTP/1.1 200 OK"
+
+def test_nothing_is_lost_while_one_service_follows_another(statuses: Statuses) -> None:
+    assert statuses.meanwhile == {b"HTTP/1.1 200 OK"}
+
+
+def test_it_says_that_it_reloads_and_when_that_is_done(running: Running) -> None:
+    running.process.send_signal(signal.SIGHUP)
+    state, since = running.systemd.hear()
+
+    assert state == "RELOADING=1"
+    assert since.startswith("MONOTONIC_USEC=")
+    assert running.systemd.hear() == ["READY=1"]
+
+
+def test_a_reload_that_is_refused_is_done_as_well(running: Running) -> None:
+    running.config.write_text("no_setting = 1")
+    running.process.send_signal(signal.SIGHUP)
+
+    assert running.systemd.hear()[0] == "RELOADING=1"
+    assert running.systemd.hear() == ["READY=1"]
+    assert status_of(running.systemd.connect(REQUEST)) == b"HTTP/1.1 200 OK"
+    running.config.write_text("")
 
 
 def test_it_shows_the_watchdog_that_it_lives(systemd: Systemd) -> None:

@@ -1,6 +1,7 @@
 """The services that the gate's tests attack: with the fast lane and without, each shared by all tests."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -25,11 +26,11 @@ def check_log(service: Service) -> None:
     }
 
 
-@pytest.fixture(scope="session", params=["true", "false"], ids=["fast lane", "ordinary road"])
-def gate(request: pytest.FixtureRequest) -> Iterator[Service]:
+@contextmanager
+def small(fast_lane: str) -> Iterator[Service]:
     """A service with room for little."""
     with serving(
-        FAST_LANE=request.param,
+        FAST_LANE=fast_lane,
         LOG_REQUESTS="all",
         MAX_BODY_BYTES=str(LARGEST_BODY),
         MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
@@ -39,11 +40,11 @@ def gate(request: pytest.FixtureRequest) -> Iterator[Service]:
         check_log(started)
 
 
-@pytest.fixture(scope="session", params=["true", "false"], ids=["fast lane", "ordinary road"])
-def hasty(request: pytest.FixtureRequest) -> Iterator[Service]:
+@contextmanager
+def small_and_hasty(fast_lane: str) -> Iterator[Service]:
     """A service with room for little that waits for nobody."""
     with serving(
-        FAST_LANE=request.param,
+        FAST_LANE=fast_lane,
         LOG_REQUESTS="all",
         MAX_BODY_BYTES=str(LARGEST_BODY),
         MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
@@ -54,3 +55,29 @@ def hasty(request: pytest.FixtureRequest) -> Iterator[Service]:
     ) as started:
         yield started
         check_log(started)
+
+
+@pytest.fixture(scope="session")
+def gates() -> Iterator[dict[str, Service]]:
+    """Services with room for little, for the tests of all files."""
+    with small("true") as lane, small("false") as road:
+        yield {"fast lane": lane, "ordinary road": road}
+
+
+@pytest.fixture(scope="session")
+def hasty_gates() -> Iterator[dict[str, Service]]:
+    """Services that wait for nobody, for the tests of all files."""
+    with small_and_hasty("true") as lane, small_and_hasty("false") as road:
+        yield {"fast lane": lane, "ordinary road": road}
+
+
+@pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
+def gate(request: pytest.FixtureRequest, gates: dict[str, Service]) -> Service:
+    """The one or the other with room for little."""
+    return gates[request.param]
+
+
+@pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
+def hasty(request: pytest.FixtureRequest, hasty_gates: dict[str, Service]) -> Service:
+    """The one or the other that waits for nobody."""
+    return hasty_gates[request.param]

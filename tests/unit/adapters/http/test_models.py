@@ -74,8 +74,18 @@ def serving(log: Log, *models: FakeModel, **settings: Any) -> Iterator[Service]:
         yield Service(app, client, container.models())
 
 
+@pytest.fixture(scope="module")
+def churn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The application with one version; tests that only ask share it."""
+    log = Log(tmp_path_factory.mktemp("churn") / "log")
+    with serving(log, constant(CHURN, 0.5), max_rows=20) as service:
+        yield service
+    log.close()
+
+
 @pytest.fixture
-def churn(log: Log) -> Iterator[Service]:
+def own_churn(log: Log) -> Iterator[Service]:
+    """The same, for tests that change it."""
     with serving(log, constant(CHURN, 0.5), max_rows=20) as service:
         yield service
 
@@ -442,11 +452,11 @@ def test_a_version_that_there_is_not_is_not_found(churn: Service, version: str) 
     assert problem["code"] == "version_not_found"
 
 
-def test_a_version_that_is_known_but_not_live_says_which_is(churn: Service) -> None:
+def test_a_version_that_is_known_but_not_live_says_which_is(own_churn: Service) -> None:
     versions = (VersionEntry("1", VersionState.LIVE), VersionEntry("2", VersionState.AVAILABLE))
-    churn.host.tell({"churn": ModelEntry("churn", "1", None, versions)})
+    own_churn.host.tell({"churn": ModelEntry("churn", "1", None, versions)})
 
-    problem = churn.ask(ROW, "/models/churn/versions/2/predict", status=404)
+    problem = own_churn.ask(ROW, "/models/churn/versions/2/predict", status=404)
 
     assert problem["code"] == "version_not_live"
     assert "the version that is live, 1, got another" in problem["detail"]
@@ -470,11 +480,11 @@ def test_a_version_that_becomes_live_answers_from_then_on(log: Log) -> None:
         service.ask(ROW, "/models/churn/versions/1/predict", status=404)
 
 
-def test_a_version_that_cannot_be_opened_changes_nothing(churn: Service) -> None:
+def test_a_version_that_cannot_be_opened_changes_nothing(own_churn: Service) -> None:
     with pytest.raises(ModelRefused):
-        churn.activate("churn", "2")
+        own_churn.activate("churn", "2")
 
-    assert churn.ask(ROW)["version"] == "1"
+    assert own_churn.ask(ROW)["version"] == "1"
 
 
 def test_a_model_that_cannot_be_opened_stops_the_start(log: Log) -> None:
@@ -494,25 +504,25 @@ def test_the_live_models_are_listed(churn: Service) -> None:
     }
 
 
-def test_a_model_that_is_not_live_is_listed_with_the_reason(churn: Service) -> None:
+def test_a_model_that_is_not_live_is_listed_with_the_reason(own_churn: Service) -> None:
     refused = VersionEntry("1", VersionState.REFUSED, "models/fraud/1/model.toml: expected a file, got nothing")
-    churn.host.tell({"fraud": ModelEntry("fraud", None, None, (refused,), "no version can be live")})
+    own_churn.host.tell({"fraud": ModelEntry("fraud", None, None, (refused,), "no version can be live")})
 
-    assert churn.client.get("/models").json()["models"][2] == {
+    assert own_churn.client.get("/models").json()["models"][2] == {
         "name": "fraud",
         "live": None,
         "reason": "no version can be live",
     }
-    page = churn.client.get("/models/fraud").json()
+    page = own_churn.client.get("/models/fraud").json()
     assert (page["inputs"], page["outputs"]) == (None, None)
     assert page["versions"] == [{"version": "1", "state": "refused", "reason": refused.reason}]
-    assert churn.ask(ROW, "/models/fraud/predict", status=404)["code"] == "model_not_found"
+    assert own_churn.ask(ROW, "/models/fraud/predict", status=404)["code"] == "model_not_found"
 
 
-def test_a_model_has_a_page_with_its_signature_and_its_versions(churn: Service) -> None:
-    churn.host.tell({"churn": ModelEntry("churn", "1", "0.9", (VersionEntry("1", VersionState.LIVE),))})
+def test_a_model_has_a_page_with_its_signature_and_its_versions(own_churn: Service) -> None:
+    own_churn.host.tell({"churn": ModelEntry("churn", "1", "0.9", (VersionEntry("1", VersionState.LIVE),))})
 
-    page = churn.client.get("/models/churn").json()
+    page = own_churn.client.get("/models/churn").json()
 
     defaults = {"width": None, "nullable": False, "categories": None, "minimum": None, "maximum": None}
     assert page == {
@@ -533,9 +543,9 @@ def counted(log: Log) -> set[tuple[str, ...]]:
     return {tuple(key[1:]) for key, _ in read(log.memory) if key[0] == REQUEST}
 
 
-def test_requests_are_counted_by_template_model_and_version(log: Log, churn: Service) -> None:
-    churn.ask(ROW)
-    churn.ask(WRONG, "/models/churn/versions/1/predict", status=422)
+def test_requests_are_counted_by_template_model_and_version(log: Log, own_churn: Service) -> None:
+    own_churn.ask(ROW)
+    own_churn.ask(WRONG, "/models/churn/versions/1/predict", status=422)
 
     assert counted(log) == {
         ("/models/{name}/predict", "churn", "1", "success", "200"),
@@ -545,7 +555,7 @@ def test_requests_are_counted_by_template_model_and_version(log: Log, churn: Ser
 
 def test_made_up_models_and_versions_make_no_series(log: Log) -> None:
     with serving(log, constant(CHURN, 0.5), log_requests="none") as service:
-        for number in range(500):
+        for number in range(20):
             service.client.post(f"/models/made-up-{number}/predict")
             service.client.post(f"/models/churn/versions/{number + 2}/predict")
             service.client.get(f"/models/made-up-{number}")

@@ -43,11 +43,10 @@ class Packaged:
     manifest: Manifest
     model: Model
 
-    def row(self, cells: Any) -> Any:
-        return row_of(self.manifest.signature(), cells) if isinstance(cells, dict) else cells
-
     def predict(self, rows: list[Any]) -> Outputs:
-        return self.model.predict(Batch(self.manifest.signature(), [self.row(row) for row in rows]))
+        signature = self.manifest.signature()
+        given = [row_of(signature, cells) if isinstance(cells, dict) else cells for cells in rows]
+        return self.model.predict(Batch(signature, given))
 
     def same(self, got: Any, expected: Any) -> None:
         """Assert that values are equal, numbers as nearly as the runtime rounds."""
