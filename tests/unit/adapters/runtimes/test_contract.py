@@ -138,7 +138,7 @@ def test_numbers_beyond_single_precision_are_the_clients_fault_or_none(packaged:
     [cells, *_] = packaged.case.rows()
     if isinstance(cells, dict):
         floats = {column.name: number for column in packaged.manifest.inputs if column.type == "float"}
-        row = packaged.row({**cells, **floats})
+        row = row_of(packaged.manifest.signature(), {**cells, **floats})
     else:
         row = [number] * len(cells)
 
