@@ -1,9 +1,11 @@
 from collections.abc import Iterator
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -277,3 +279,11 @@ def _holding(message: Any, holders: set[str]) -> dict[int, str]:
     """The fields of a message that are among `holders`."""
     inner = {field.number: field.message_type for field in message.fields}
     return {number: of.name for number, of in inner.items() if of is not None and of.name in holders}
+
+
+def test_the_package_has_the_way_to_its_session_that_is_relied_on() -> None:
+    source = getsource(onnxruntime.InferenceSession.run)
+
+    assert "self._sess.run(output_names, input_feed, run_options)" in source, (
+        "this ONNX Runtime calls no _sess.run: see adapters/runtimes/onnx.py"
+    )
