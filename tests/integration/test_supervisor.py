@@ -210,6 +210,16 @@ def test_a_connection_at_rest_outlives_the_worker_that_had_it(two_workers: Servi
         assert b"connection: close" not in after
 
 
+def test_a_connection_that_changes_hands_is_kept_for_as_long_as_before() -> None:
+    with serving(HEADER_TIMEOUT="0.5") as service, service.connect() as kept:
+        ask(kept)
+        reload(service)
+        with service.connect() as new:
+            assert new.recv(1) == b""  # it was given up, since nothing came
+
+        assert ask(kept).startswith(OK)
+
+
 def test_a_request_in_hand_is_finished_by_the_worker_that_began_it(one_worker: Service) -> None:
     with one_worker.connect() as connection:
         [old] = living(one_worker)

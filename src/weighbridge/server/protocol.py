@@ -7,6 +7,8 @@ Everything else takes uvicorn's ordinary way, with its whole body at hand.
 A request whose head is known is not even parsed, but for its body.
 """
 
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _LINGER_SECONDS = 2.0
 _QUIET_SECONDS = 1.0
 _HIGH_WATER_OF_TLS = 16 * 1024
 _PARSED_AT_ONCE = 8192
+_TCP_INFO = struct.Struct("128xQ")  # of Linux' tcp.h the bytes that were received
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
 
@@ -76,6 +79,7 @@ class GateProtocol(HttpToolsProtocol):
         self._ending = self.gate.draining
         self._crowded = False
         self._half_closed = False
+        self._heard = False
         self._backlog = b""
         self._running: RequestResponseCycle | None = None
         self._refusal: RefusedRequest | None = None
@@ -178,10 +182,21 @@ class GateProtocol(HttpToolsProtocol):
         if self.gate.closing:
             if not self._hand_back() and waited > _QUIET_SECONDS:  # a client that was just active may be sending
                 self._close()
-        elif waited > (
-            self._limits.header_timeout if self._since == self._connected else self._limits.keep_alive_timeout
-        ):
+        elif waited > (self._limits.header_timeout if self._is_new() else self._limits.keep_alive_timeout):
             self._close()
+
+    def _is_new(self) -> bool:
+        """Whether nothing has come on it yet; what this process has never seen another one has, and handed it on."""
+        if self._since != self._connected:
+            return False
+        if self._heard or self.scheme != "http":
+            return True
+        sock = self.transport.get_extra_info("socket")
+        try:
+            information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            return not any(_TCP_INFO.unpack(information))
+        except (OSError, struct.error):  # it is gone, or no TCP
+            return True
 
     def _hand_back(self) -> bool:
         """Let another process go on with the connection, if there is one and nothing is kept of it here."""
@@ -305,6 +320,7 @@ class GateProtocol(HttpToolsProtocol):
     # The gate
 
     def _parse(self, data: bytes) -> None:
+        self._heard = True
         if self._discarded is not None:
             self._discarded += len(data)
             if self._discarded > self._limits.max_body_bytes:

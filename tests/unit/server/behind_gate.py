@@ -1,7 +1,9 @@
 """The application behind the gate, with connections that need no network: what arrives is exactly what is fed."""
 
 import asyncio
+import errno
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +33,14 @@ DESCRIPTOR = 4711
 
 class FakeSocket:
     """A socket as far as its transport is asked for it."""
+
+    # bytes that came over TCP, None where it is no TCP
+    received: int | None = 0
+
+    def getsockopt(self, *_: int) -> bytes:
+        if self.received is None:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return struct.pack("128xQ", self.received)
 
     def fileno(self) -> int:
         return DESCRIPTOR

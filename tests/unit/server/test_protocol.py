@@ -196,6 +196,31 @@ def test_when_all_is_to_end_a_connection_at_rest_ends_once_it_was_quiet(
     assert connection.transport.closing is ends
 
 
+@pytest.mark.parametrize(
+    ("received", "sent", "timeout"),
+    [
+        (0, (), "header_timeout"),
+        (100, (), "keep_alive_timeout"),
+        (2, (b"\r\n",), "header_timeout"),
+        (None, (), "header_timeout"),
+    ],
+    ids=["new", "handed on by another process", "blank lines", "no TCP"],
+)
+def test_a_connection_that_was_kept_elsewhere_is_kept_here(
+    here: Served, received: int | None, sent: tuple[bytes, ...], timeout: str
+) -> None:
+    connection = here.connect()
+    connection.transport.get_extra_info("socket").received = received
+    connection.feed(*sent)
+    limit = getattr(here.gate.settings, timeout)
+    connection.protocol.sweep(perf_counter() + limit - 1)
+    assert not connection.transport.closing
+
+    connection.protocol.sweep(perf_counter() + limit + 1)
+
+    assert connection.transport.closing
+
+
 def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(here: Served) -> None:
     given: list[int] = []
 
