@@ -239,6 +239,13 @@ def test_the_refusal_of_too_many_values_has_the_counts(log: Log) -> None:
     assert nested["detail"] == "body: expected rows of at most 30625 opening brackets, got 40002"
 
 
+def test_a_body_that_can_do_no_harm_is_read_however_dense_it_is(log: Log) -> None:
+    signature = Signature(tuple(Column(name=name, kind=Kind.FLOAT) for name in "abc"), (SCORE,))
+    body = b'{"a":[%b],"b":1,"c":1}' % b",".join([b"[]"] * 30_000)
+    with serving(log, constant(signature, 0.5)) as service:
+        assert service.refused(body) == {("body", "a"): "float_type"}
+
+
 @pytest.mark.parametrize("text", ["[" * 150_000, '\\",{' * 30_000, "\\" * 50_000 + "," * 50_000])
 def test_what_is_in_texts_is_no_structure(log: Log, text: str) -> None:
     signature = Signature((Column(name="text", kind=Kind.STRING),), (SCORE,))
