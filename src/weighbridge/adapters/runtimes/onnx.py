@@ -49,6 +49,7 @@ class OnnxModel:
     def __init__(self, signature: Signature, session: Any) -> None:
         self.signature = signature
         self._run = session._sess.run  # what `run` calls once it has looked at the names anew
+        self._options = onnxruntime.RunOptions()  # else made for each call
         self._feed = _feed(signature, session.get_inputs())
         self._names = [output.name for output in session.get_outputs()]
         self._stated = [(np.dtype(DTYPES[column.kind]), column.width) for column in signature.outputs]
@@ -61,9 +62,11 @@ class OnnxModel:
             return self._settled([[] for _ in self._names], 0)
         feed = self._feed(batch)
         if not self._alone or count == 1:
-            return self._settled(self._run(self._names, feed, None), count)
+            return self._settled(self._run(self._names, feed, self._options), count)
         rows = [
-            self._settled(self._run(self._names, {name: cells[i : i + 1] for name, cells in feed.items()}, None), 1)
+            self._settled(
+                self._run(self._names, {name: cells[i : i + 1] for name, cells in feed.items()}, self._options), 1
+            )
             for i in range(count)
         ]
         return tuple(map(np.concatenate, zip(*rows, strict=True)))
