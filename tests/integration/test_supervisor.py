@@ -101,6 +101,14 @@ def test_libraries_compute_in_one_thread_unless_the_operator_says_otherwise(
     assert b"OMP_NUM_THREADS=" + known in variables
 
 
+def test_malloc_takes_huge_pages_for_trained_models(tmp_path: Path) -> None:
+    with serving(MODELS=str(tmp_path)) as service:
+        [worker] = workers(service)
+        variables = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+
+    assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in variables
+
+
 # Workers that end
 
 
