@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import mean
+from itertools import chain
+from statistics import mean, median
 from time import monotonic, sleep
 
 import numpy as np
@@ -29,6 +30,7 @@ _CLOSED_CLIENTS = 8
 _PEAK_SECONDS = 3.0
 _EASY = 0.8
 _GOALS = {2: 0.98, 10: 0.95}
+_ROUNDS = 5
 _EASY_SECONDS, _OVER_SECONDS, _AFTER_SECONDS = 8.0, 6.0, 4.0
 _WINDOW_SECONDS = 1.0
 _STEP_SECONDS = 0.1
@@ -41,7 +43,6 @@ _SHED = 503
 class Trial:
     """What one open loop at k times capacity came to."""
 
-    times: int
     goodput: float
     """Good answers a second within the deadline, during the overload."""
     peak: float
@@ -69,29 +70,35 @@ def slow_model() -> Iterator[Row]:
             Probes(service.admin_port, "/readyz") as ready,
             Probes(service.port, "/livez") as alive,
         ):
-            trials = [_trial(service, times) for times in _GOALS]
-    easy_p99 = _p99_of_admitted(Journal(np.concatenate([trial.easy.table for trial in trials])))
-    for trial in trials:
-        share = trial.goodput / trial.peak
+            rounds = [[_trial(service, times) for times in _GOALS] for _ in range(_ROUNDS)]
+    easy_p99 = _p99_of_admitted(Journal(np.concatenate([trial.easy.table for trial in chain(*rounds)])))
+    for (times, goal), trials in zip(_GOALS.items(), zip(*rounds, strict=True), strict=True):
+        shares = [trial.goodput / trial.peak for trial in trials]
+        unsent, lost = sum(trial.unsent for trial in trials), sum(trial.lost for trial in trials)
+        p99 = median(trial.p99 for trial in trials)
+        recovered = max(trial.recovered for trial in trials)
         yield Row(
-            f"{trial.times} times capacity, {_CPU_MS} ms model",
-            f"goodput at least {_GOALS[trial.times]:.0%} of peak",
-            f"{share:.1%}: {trial.goodput:.0f} of {trial.peak:.0f} a second; {trial.shed:.0%} refused, "
-            f"{trial.lost} lost; others used {trial.disturbed:.0%} of the core"
-            + (f"; {trial.unsent} not sent for want of a connection" if trial.unsent else ""),
-            ok=share >= _GOALS[trial.times] and not trial.unsent and not trial.lost,
+            f"{times} times capacity, {_CPU_MS} ms model",
+            f"goodput at least {goal:.0%} of peak",
+            f"{median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%}): "
+            f"{median(trial.goodput for trial in trials):.0f} of "
+            f"{median(trial.peak for trial in trials):.0f} a second; "
+            f"{median(trial.shed for trial in trials):.0%} refused, {lost} lost; "
+            f"others used {median(trial.disturbed for trial in trials):.0%} of the core"
+            + (f"; {unsent} not sent for want of a connection" if unsent else ""),
+            ok=median(shares) >= goal and not unsent and not lost,
         )
         yield Row(
-            f"{trial.times} times: latency of the admitted",
+            f"{times} times: latency of the admitted",
             f"p99 within twice its value at {_EASY} times",
-            f"{trial.p99 * 1000:.0f} ms, at {_EASY} times {easy_p99 * 1000:.0f} ms",
-            ok=trial.p99 <= 2 * easy_p99,
+            f"{p99 * 1000:.0f} ms, at {_EASY} times {easy_p99 * 1000:.0f} ms",
+            ok=p99 <= 2 * easy_p99,
         )
         yield Row(
-            f"{trial.times} times: afterwards",
+            f"{times} times: afterwards",
             f"recovered within {_RECOVERED_SECONDS:g} s",
-            f"{trial.recovered:.1f} s",
-            ok=trial.recovered <= _RECOVERED_SECONDS,
+            f"{recovered:.1f} s, the longest of {_ROUNDS}",
+            ok=recovered <= _RECOVERED_SECONDS,
         )
     for where, probes in (("the admin listener's /readyz", ready), ("/livez on the data port", alive)):
         within = probes.share_within(_PROBE_SECONDS)
@@ -145,7 +152,6 @@ def _trial(service: Service, times: int) -> Trial:
     calm = over + _OVER_SECONDS
     easy, overload = journal.begun(start + 1, over), journal.begun(over, calm)
     return Trial(
-        times=times,
         goodput=_goodput(journal, over, calm),
         peak=mean((before, after)),
         easy=easy,

@@ -2,7 +2,6 @@
 
 import logging
 from http import HTTPStatus
-from time import perf_counter
 from typing import Literal
 
 from structlog.typing import FilteringBoundLogger
@@ -69,15 +68,14 @@ class RequestTelemetry:
         """Count that a request was refused for overload."""
         self.metrics.shed(reason)
 
-    def turned_away(self, route: RouteMetrics, status: int, seconds: float) -> None:
+    def turned_away(self, route: RouteMetrics, status: int, came: float, now: float) -> None:
         """Count a request that would have waited too long, and log at most once a second that there are such.
 
         A line for each would cost more than the refusal, just when there is no time for either.
         """
         self.metrics.shed("queue")
-        route.observe(status, seconds)
+        route.observe(status, now - came)
         self._turned_away += 1
-        now = perf_counter()
         if now - self._told > _TELL_SECONDS and self._lowest_status <= status:
             self._logger.warning("requests_turned_away", count=self._turned_away)
             self._turned_away = 0

@@ -17,7 +17,7 @@ from weighbridge.server.acceptor import Acceptor
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.gate import Gate
 from weighbridge.server.lineup import Stopping
-from weighbridge.server.listener import most_connections
+from weighbridge.server.listener import most_connections, reserve_descriptors
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.opening import NoModels, Opening
 from weighbridge.server.process import TICK_SECONDS
@@ -57,6 +57,7 @@ class Alone:
         """Serve until SIGTERM or SIGINT; a second one does not wait for requests in hand. Raises CannotStart."""
         self._on_ready = on_ready
         tune_memory()
+        reserve_descriptors(self._settings)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)

@@ -1,9 +1,12 @@
 """The listening socket and its TLS: made by the service itself, which can say in one line why it could not."""
 
 import errno
+import fcntl
+import os
 import resource
 import socket
 import ssl
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
 from weighbridge.settings import InvalidSettings, Settings
@@ -75,6 +78,18 @@ def most_connections(settings: Settings) -> int:
     descriptors = max(soft, min(hard, share + _OTHER_DESCRIPTORS))
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     return min(share, max(descriptors // 2, descriptors - _OTHER_DESCRIPTORS))
+
+
+def reserve_descriptors(settings: Settings) -> None:
+    """Have the kernel's table of this process's descriptors be as large as all its connections will want it.
+
+    It grows by doubling, and where there are threads that waits until every core has seen it: some tens of
+    milliseconds, in which nobody is answered, just when many connect.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    last = min(most_connections(settings) + _OTHER_DESCRIPTORS, soft) - 1
+    with suppress(OSError):  # without it all goes on, only not as smoothly
+        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, last))
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

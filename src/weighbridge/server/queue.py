@@ -8,6 +8,7 @@ from time import perf_counter
 from weighbridge.application.admission import Admission, ServiceTime
 
 _SLICE_SECONDS = 0.001
+_LOOKS = 3  # at the sockets: a connection that has come is taken with the first, set up with the second, and heard
 
 
 class Turn:
@@ -23,8 +24,9 @@ class Turn:
 class Queue:
     """Requests of all connections that wait for their turn.
 
-    One is served at a time, or as many as a millisecond holds. Then the event loop reads all that has arrived, so that
-    what must be refused is refused at once, and what is quick never waits for more than one slow request.
+    One is served at a time, or as many as a millisecond holds. Then the event loop reads all that has arrived, on new
+    connections, too. So what must be refused is refused at once, and what is quick never waits for more than one slow
+    request.
     """
 
     def __init__(self, *, max_wait: float) -> None:
@@ -61,7 +63,14 @@ class Queue:
         finally:  # whatever went wrong with one request, the others get their turn
             self._scheduled = bool(self._turns)
             if self._scheduled:
-                loop.call_soon(self._serve_slice, loop)
+                self._look(loop, _LOOKS)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, times: int) -> None:
+        """Have the loop look at its sockets so many times before the next turn."""
+        if times > 1:
+            loop.call_soon(self._look, loop, times - 1)
+        else:
+            loop.call_soon(self._serve_slice, loop)
 
     def _serve_next(self) -> None:
         turn = self._turns.popleft()

@@ -22,7 +22,7 @@ from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
 from weighbridge.server.lineup import Lineup
-from weighbridge.server.listener import tls_context
+from weighbridge.server.listener import reserve_descriptors, tls_context
 from weighbridge.server.opening import Models, NoModels, Opening
 from weighbridge.server.protocol import GateProtocol
 from weighbridge.server.scoreboard import Scoreboard
@@ -219,6 +219,7 @@ class Worker:
     def run(self) -> None:
         """Serve until the supervisor says otherwise, or is gone."""
         tune_memory()
+        reserve_descriptors(self._gate.settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 runner.run(self.plane.serve(sockets=[]))

@@ -1,10 +1,19 @@
 import socket
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from weighbridge.server.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
+from weighbridge.server.listener import (
+    CannotListen,
+    listen,
+    listen_for_admin,
+    most_connections,
+    reserve_descriptors,
+    tls_context,
+    url_of,
+)
 from weighbridge.settings import InvalidSettings, Settings
 
 
@@ -153,3 +162,19 @@ def test_tls_files_that_cannot_be_used_are_named(settings: dict[str, str], line:
         tls_context(Settings.load(**settings))
 
     assert str(refused.value).endswith(line)
+
+
+def table_of_descriptors() -> int:
+    """How many descriptors this process may have before the kernel has to make room for more."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("FDSize:")]
+    return int(line.split()[1])
+
+
+def test_there_is_room_for_all_connections_before_the_first_one_comes() -> None:
+    settings = Settings(max_connections=3 * table_of_descriptors())
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
+
+    reserve_descriptors(settings)
+
+    assert table_of_descriptors() > most_connections(settings)
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors

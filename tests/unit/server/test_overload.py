@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Clock, Connection, Served, served
-from weighbridge.adapters import telemetry
 from weighbridge.adapters.http.problems import Reply
 from weighbridge.adapters.metrics import ABANDONED, EXPIRED, QUEUE_WAIT, REQUEST, SHED
 from weighbridge.adapters.series import SECONDS, read
@@ -260,7 +259,6 @@ def test_the_log_has_one_line_a_second_of_refusals(
     log: Log, monkeypatch: pytest.MonkeyPatch, policy: str, counts: list[int]
 ) -> None:
     with overload(log, monkeypatch, max_wait_ms=MAX_WAIT_MS, log_requests=policy) as overloaded:
-        monkeypatch.setattr(telemetry, "perf_counter", overloaded.clock)
         overloaded.waiting(*[SLOW] * 14)
         overloaded.clock.now += 1.1
         overloaded.waiting(SLOW)

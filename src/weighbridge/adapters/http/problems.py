@@ -12,6 +12,8 @@ import orjson
 Reply = tuple[int, bytes, bytes]
 """A whole HTTP reply, whichever road carries it: status, media type, body."""
 
+_ID = "the request id"
+
 
 @unique
 class Problem(Enum):
@@ -66,6 +68,18 @@ class Problem(Enum):
         if errors:
             problem["errors"] = errors
         return self.status, b"application/problem+json", orjson.dumps(problem)
+
+
+class Canned:
+    """A problem whose replies are the same but for the request id, which is put into bytes that are ready."""
+
+    def __init__(self, problem: Problem, detail: str) -> None:
+        self.status, self._media_type, body = problem.reply(detail, _ID)
+        self._before, self._after = body.split(_ID.encode())
+
+    def reply(self, request_id: str) -> Reply:
+        """The reply to a request."""
+        return self.status, self._media_type, b"%b%b%b" % (self._before, request_id.encode(), self._after)
 
 
 def internal_error(request_id: str) -> Reply:

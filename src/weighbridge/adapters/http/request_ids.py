@@ -18,4 +18,4 @@ class RequestIds:
         """The client's own id where it is sane, otherwise one that no other process makes."""
         if given is not None and _SANE.fullmatch(given):
             return given.decode()
-        return f"{self._prefix}-{next(self._made):x}"
+        return f"{self._prefix}-{next(self._made)}"
