@@ -119,7 +119,9 @@ def _start(command: Sequence[str], given: IO[bytes], said: IO[bytes], errors: IO
         stderr=errors,
         pass_fds=[said.fileno()],
         env=_environment(),
-        start_new_session=True,  # a group of its own, which ends with it
+        # A group of its own, which ends with it; but no session, which Linux' autogroups would weigh against all of the
+        # service, however nice it is.
+        process_group=0,
     )
 
 

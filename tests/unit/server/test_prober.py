@@ -285,6 +285,8 @@ facts["signal"] = signal.value
 facts["privileges"] = [line.split() for line in open("/proc/self/status") if line.startswith("NoNewPrivs")]
 facts["inherited"] = [fd for fd in range(256) if os.path.exists(f"/proc/self/fd/{fd}") and os.get_inheritable(fd)]
 facts["is_nice"] = os.nice(0) > 0
+facts["has_group"] = os.getpgrp() == os.getpid()
+facts["has_session"] = os.getsid(0) != os.getsid(os.getppid())  # where niceness would not count
 raise ValueError(json.dumps(facts))
 """
 
@@ -303,6 +305,8 @@ def test_a_probe_has_given_up_what_it_does_not_need(models: Models) -> None:
         "privileges": [["NoNewPrivs:", "1"]],
         "inherited": [0, 1, 2],
         "is_nice": True,
+        "has_group": True,
+        "has_session": False,
     }
 
 
