@@ -12,9 +12,10 @@ import signal
 import sys
 from typing import Any
 
+from weighbridge.server.yielding import give_way
+
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
-_NICENESS = 10  # what answers requests goes first
 _MOST_DESCRIPTORS = 256
 _UNLIMITED = 2**63 - 1  # what -1, for no limit at all, comes to
 _SIGNS = ("bad_alloc", "allocate memory", "out of memory")  # how libraries tell that there is none
@@ -37,7 +38,7 @@ def _confine(memory_bytes: int, parent: int) -> None:
     if os.getppid() != parent:  # it has died before it could be told of
         sys.exit(1)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    os.nice(_NICENESS)
+    give_way()
     for limited, wanted in (
         (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_CORE, 0),

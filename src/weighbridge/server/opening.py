@@ -1,7 +1,6 @@
 """How a process opens a version of a model while it serves others."""
 
 import asyncio
-import os
 import sys
 import threading
 from concurrent.futures import Future
@@ -9,9 +8,9 @@ from typing import Any, Protocol
 
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.yielding import give_way
 
-_NICENESS = 10  # what answers requests goes first
-_SWITCH_SECONDS = 0.0005  # and waits no longer for the interpreter; by default it is ten times as long
+_SWITCH_SECONDS = 0.0005  # that what answers requests waits for the interpreter; by default it is ten times as long
 
 
 class Models(Protocol):
@@ -74,7 +73,7 @@ class Opening:
 
 
 def _run(models: Models, name: str, version: str, future: Future[Any]) -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of Linux' threads each has its own
+    give_way()
     try:
         future.set_result(models.open(name, version))
     except ModelRefused as exc:
