@@ -86,10 +86,10 @@ def reserve_descriptors(settings: Settings) -> None:
     It grows by doubling, and where there are threads that waits until every core has seen it: some tens of
     milliseconds, in which nobody is answered, just when many connect.
     """
+    most = most_connections(settings) + _OTHER_DESCRIPTORS  # which first raises the limit
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    last = min(most_connections(settings) + _OTHER_DESCRIPTORS, soft) - 1
     with suppress(OSError):  # without it all goes on, only not as smoothly
-        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, last))
+        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, min(most, soft) - 1))
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
