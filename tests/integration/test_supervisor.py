@@ -101,6 +101,13 @@ def test_libraries_compute_in_one_thread_unless_the_operator_says_otherwise(
     assert b"OMP_NUM_THREADS=" + known in variables
 
 
+def test_on_a_busy_core_the_supervisor_lets_its_workers_finish(one_worker: Service) -> None:
+    [worker] = living(one_worker)
+
+    assert os.sched_getscheduler(one_worker.process.pid) == os.SCHED_BATCH
+    assert os.sched_getscheduler(worker) == os.SCHED_OTHER
+
+
 def test_malloc_takes_huge_pages_for_trained_models(tmp_path: Path) -> None:
     with serving(MODELS=str(tmp_path)) as service:
         [worker] = workers(service)

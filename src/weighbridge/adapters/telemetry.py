@@ -31,7 +31,7 @@ class RequestTelemetry:
         slow_ms: int,
     ) -> None:
         self.metrics = metrics
-        self.request_id = RequestIds()
+        self.request_id = RequestIds().name
         self._logger = logger
         self._lowest_status = {"failed": 400, "all": 0, "none": 1000}[policy]
         self._turned_away = 0

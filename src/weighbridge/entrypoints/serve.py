@@ -25,6 +25,7 @@ from weighbridge.server.prober import Prober
 from weighbridge.server.supervisor import Supervisor
 from weighbridge.server.systemd import feed_watchdog, inherited_listener, notify
 from weighbridge.server.watch import watching
+from weighbridge.server.yielding import wake_gently
 from weighbridge.settings import InvalidSettings, Settings
 
 WORKER = (sys.executable, "-m", "weighbridge.entrypoints.worker")
@@ -94,6 +95,7 @@ class _Ports:
 
 async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, Any]) -> None:
     settings = ports.settings
+    wake_gently()
     with contextmanager(start_logging)(1, level=settings.log_level, log_format=settings.log_format) as logger:
         rollouts = Rollouts(Repository(settings.models), Prober, settings, logger)
         supervisor = Supervisor(

@@ -7,11 +7,14 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
+from operator import methodcaller
 
 from weighbridge.server.channel import MOST_DESCRIPTORS
 
 _PAUSE_SECONDS = 0.1
 _HANDSHAKE_SECONDS = 0.2
+
+_accept = methodcaller("_accept")  # what `accept` makes an object of: a descriptor, and the address of the client
 
 _SO_ATTACH_FILTER = 26  # of Linux' asm-generic/socket.h
 # Classic BPF, as (code, jump if true, jump if false, operand): a TCP segment that has SYN set is dropped.
@@ -26,12 +29,12 @@ _DROP_SYN = (
 class Acceptor:
     """Accepts connections from a listening socket while it is running, and gives them to `give`, some at a time.
 
+    They are given as descriptors: an object for each would cost more than to accept it.
+
     An `inherited` socket belongs to whoever started the service: it is left as it is, with what has queued in it.
     """
 
-    def __init__(
-        self, listener: socket.socket, give: Callable[[list[socket.socket]], None], *, inherited: bool = False
-    ) -> None:
+    def __init__(self, listener: socket.socket, give: Callable[[list[int]], None], *, inherited: bool = False) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._give = give
@@ -71,10 +74,10 @@ class Acceptor:
                 return
             self._give(connections)
 
-    def _queued(self) -> Iterator[socket.socket]:
+    def _queued(self) -> Iterator[int]:
         while True:
             try:
-                yield self._listener.accept()[0]
+                yield _accept(self._listener)[0]
             except BlockingIOError:
                 return
             except ConnectionError:  # it was gone before it was accepted

@@ -48,7 +48,7 @@ class Alone:
         self._acceptor = Acceptor(listener, self._give, inherited=inherited)
         self._most_connections = most_connections(settings)
         self._began = monotonic()
-        self._waiting: list[socket.socket] = []
+        self._waiting: list[int] = []
         self._at_once = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._on_ready: Callable[[], None] = lambda: None
@@ -136,7 +136,7 @@ class Alone:
         notify_reloading()
         notify("READY=1")
 
-    def _give(self, connections: list[socket.socket]) -> None:
+    def _give(self, connections: list[int]) -> None:
         self._waiting += connections
         self._offer()
 

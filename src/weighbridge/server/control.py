@@ -106,7 +106,7 @@ class ControlPlane:
         self._operator = operator
         self._token = None if token is None else token.encode()
         self._failed = failed
-        self._request_id = RequestIds()
+        self._request_id = RequestIds().name
         self._routes: dict[str, dict[str, Endpoint]] = {
             "/": {"GET": self._index},
             "/livez": {"GET": self._livez},
@@ -294,7 +294,7 @@ class _Connection(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem, detail: str) -> None:
         self._asked = True
-        request_id = RequestIds()(None)
+        request_id = RequestIds().name(None)
         reply = problem.reply(detail, request_id)
         lines = (b"%b: %b\r\n" % header for header in _headers(reply, request_id))
         self.transport.write(STATUS_LINE[problem.status] + b"".join(lines) + b"\r\n" + reply[2])

@@ -1,6 +1,7 @@
 """Handing connections over: each to the worker with the fewest; what none takes waits."""
 
 import asyncio
+import os
 import socket
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -11,21 +12,24 @@ from weighbridge.server.process import WorkerProcess
 
 
 class Dispatcher:
-    """Gives connections to those of `workers`, who come and go, and accepts from a listening socket once it is open."""
+    """Gives connections to those of `workers`, who come and go, and accepts from a listening socket once it is open.
+
+    A connection is its descriptor, and the dispatcher's to close.
+    """
 
     def __init__(self, listener: socket.socket, workers: Collection[WorkerProcess], *, inherited: bool) -> None:
         self._acceptor = Acceptor(listener, self.give, inherited=inherited)
         self._workers = workers
-        self._waiting: list[socket.socket] = []
+        self._waiting: list[int] = []
         self._is_open = False
         self._last_call = False
 
-    def give(self, connections: Sequence[socket.socket]) -> None:
+    def give(self, connections: Sequence[int]) -> None:
         """Hand each connection to the worker with the fewest; what none takes waits, and no more are accepted."""
         room = {worker: worker.room for worker in self._workers if worker.room > 0}
         if not room and self._last_call:  # one that is full or silent is better than none
             room = {worker: len(connections) for worker in self._workers if worker.state is WorkerState.READY}
-        shares: defaultdict[WorkerProcess, list[socket.socket]] = defaultdict(list)
+        shares: defaultdict[WorkerProcess, list[int]] = defaultdict(list)
         left = []
         for connection in connections:
             worker = max(room, key=room.__getitem__, default=None)
@@ -39,7 +43,7 @@ class Dispatcher:
         for worker, share in shares.items():
             taken = worker.take(share)
             for connection in share[:taken]:
-                connection.close()
+                os.close(connection)
             if taken < len(share):
                 asyncio.get_running_loop().add_writer(worker.channel.fileno(), self._offer_again, worker)
             left += share[taken:]
@@ -77,4 +81,4 @@ class Dispatcher:
     def close(self) -> None:
         """End what nobody has taken."""
         for connection in self._waiting:
-            connection.close()
+            os.close(connection)

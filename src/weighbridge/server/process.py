@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -112,10 +111,10 @@ class WorkerProcess:
         self._ready_at = monotonic()
         self.came_up.set_result(True)
 
-    def take(self, connections: Sequence[socket.socket]) -> int:
-        """Hand over connections; how many, from the first on, for the worker may not be reached."""
+    def take(self, connections: Sequence[int]) -> int:
+        """Hand over the first of these connections; how many it was, for the worker may not be reached."""
         for start in range(0, len(connections), self._at_once):
-            descriptors = [connection.fileno() for connection in connections[start : start + self._at_once]]
+            descriptors = connections[start : start + self._at_once]
             if not self.channel.send(Word.CONNECTIONS, str(next(self._numbers)), descriptors):
                 return start
             self._handed += len(descriptors)
@@ -153,15 +152,15 @@ class WorkerProcess:
         self._silent_ticks = 0 if beats != self._beats or self.state is WorkerState.STARTING else self._silent_ticks + 1
         self._beats = beats
 
-    def never_received(self) -> list[socket.socket]:
+    def never_received(self) -> list[int]:
         """The connections that it was sent but has not received, taken back; all else goes on waiting for it."""
-        connections: list[socket.socket] = []
+        connections: list[int] = []
         others: list[Message] = []
         with suppress(BlockingIOError, NoRoom):
             while True:
                 word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
-                    connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                    connections += descriptors
                 else:
                     others.append((word, text, descriptors))
         for word, text, descriptors in others:
@@ -171,17 +170,17 @@ class WorkerProcess:
         self._handed -= len(connections)
         return connections
 
-    def no_room_for(self) -> list[socket.socket]:
+    def no_room_for(self) -> list[int]:
         """The connections that wait for room in it, taken back; it comes to no word behind them otherwise.
 
         From now on each is sent by itself, so that it gets as many as it has room for.
         """
         self._at_once = 1
-        connections: list[socket.socket] = []
+        connections: list[int] = []
         with suppress(BlockingIOError, NoRoom):
             while self._far_end.next_word is Word.CONNECTIONS:
                 _, _, descriptors = self._far_end.receive()
-                connections += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                connections += descriptors
         self._handed -= len(connections)
         return connections
 

@@ -7,6 +7,7 @@ Everything else takes uvicorn's ordinary way, with its whole body at hand.
 A request whose head is known is not even parsed, but for its body.
 """
 
+import asyncio
 import socket
 import struct
 from collections import deque
@@ -17,7 +18,11 @@ from typing import Any
 
 import httptools
 from typing_extensions import override
+from uvicorn import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
 
 from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.fast_route import joined
@@ -28,6 +33,7 @@ from weighbridge.server.gate import Gate
 from weighbridge.server.head import Head, LaneRoute, body_too_large, headers_too_large, judge, url_too_long
 from weighbridge.server.lane import END_OF_HEAD, Lane
 from weighbridge.server.queue import Turn
+from weighbridge.settings import Settings
 
 _LINGER_SECONDS = 2.0
 _QUIET_SECONDS = 1.0
@@ -59,51 +65,72 @@ class _Waiting:
 
 
 class GateProtocol(HttpToolsProtocol):
-    """One connection. uvicorn is given a subclass, by `bound_to`."""
+    """One connection, of a subclass that `bound_to` makes."""
 
+    # Of all connections of a process. What each request needs is an instance's, too, where it is found sooner.
     gate: Gate
+    lane: Lane
+    _limits: Settings
+
+    # Of a connection on which nothing has happened. Most have no more than this and what `__init__` gives them.
+    _in_message = False
+    _crowded = False
+    _half_closed = False
+    _heard = False
+    _backlog = b""
+    _running: RequestResponseCycle | None = None
+    _refusal: RefusedRequest | None = None
+    _discarded: int | None = None
+    _turn: Turn | None = None
+    _unread_since: float | None = None
+    # Of the request that arrives
+    _head: Head | None = None
+    _body: bytes | bytearray = b""
+    _head_bytes = 0
+    _wire_bytes = 0
+    _begun = 0
+    _taken: Head | None = None
 
     @classmethod
-    def bound_to(cls, gate: Gate) -> "type[GateProtocol]":
-        """The class of the connections that share `gate`."""
-        return type(cls.__name__, (cls,), {"gate": gate})
+    def bound_to(
+        cls,
+        gate: Gate,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> "type[GateProtocol]":
+        """The class of the connections that share all this; each is made with no arguments.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._lane: Lane = self.app_state["lane"]
-        self._known_heads = self._lane.known_heads
-        self._telemetry: RequestTelemetry = self._lane.telemetry
-        self._limits = self.gate.settings
+        What uvicorn looks up for each is looked up once: that takes as long as to answer a request.
+        """
+        shared = vars(HttpToolsProtocol(config, server_state, app_state, loop))
+        del shared["parser"]
+        shared |= {"scheme": "https" if config.is_ssl else "http"}
+        shared |= {"gate": gate, "lane": app_state["lane"], "_limits": gate.settings}
+        return type(cls.__name__, (cls,), shared)
+
+    @override
+    def __init__(self) -> None:
+        self._known_heads = self.lane.known_heads
+        self._telemetry: RequestTelemetry = self.lane.telemetry
         # At rest: no request has begun, none is in hand.
         self._at_rest = True
-        self._in_message = False
         self._ending = self.gate.draining
-        self._crowded = False
-        self._half_closed = False
-        self._heard = False
-        self._backlog = b""
-        self._running: RequestResponseCycle | None = None
-        self._refusal: RefusedRequest | None = None
-        self._discarded: int | None = None
         # What waits for the fast lane, in order; when it is the turn of the first one is for the gate's queue to say.
         self._waiting: deque[_Waiting] = deque()
-        self._turn: Turn | None = None
-        # Of the request that arrives; times are perf_counter's, in seconds.
+        self.pipeline = deque()
+        # Times are perf_counter's, in seconds.
         self._since = self._connected = self._first_byte = perf_counter()
-        self._unread_since: float | None = None
-        self._head: Head | None = None
-        self._body: bytes | bytearray = b""
-        self._head_bytes = 0
-        self._wire_bytes = 0
-        self._begun = 0
-        self._taken: Head | None = None
 
     # Called by the transport
 
     @override
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        self.connections.add(self)
         self.gate.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
         # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
         # Not at once with TLS: the last of the handshake, unsent when this is called, would pause all for ever.
         self.transport.set_write_buffer_limits(high=0 if self.scheme == "http" else _HIGH_WATER_OF_TLS)
@@ -135,6 +162,10 @@ class GateProtocol(HttpToolsProtocol):
                 if self._waiting:
                     self._hold()
                 return
+        if not self._heard:
+            self._heard = True
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._parse(data)
 
     @override
@@ -284,7 +315,7 @@ class GateProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
-        self._head = head = judge(self.parser, self.url, self.headers, self._lane.routes, self._limits)
+        self._head = head = judge(self.parser, self.url, self.headers, self.lane.routes, self._limits)
         self._since = perf_counter()
         self._wire_bytes = 0
         self._invite(head)
@@ -321,7 +352,6 @@ class GateProtocol(HttpToolsProtocol):
     # The gate
 
     def _parse(self, data: bytes) -> None:
-        self._heard = True
         if self._discarded is not None:
             self._discarded += len(data)
             if self._discarded > self._limits.max_body_bytes:
@@ -346,7 +376,7 @@ class GateProtocol(HttpToolsProtocol):
                 self._hold()
                 self._throttle()
             if alone and self._taken is not None and self._begun == 1:
-                self._lane.remember(data, self._taken)
+                self.lane.remember(data, self._taken)
             self._taken = None  # an idle connection keeps no model from being freed
 
     def _hold(self) -> None:
@@ -608,6 +638,8 @@ class GateProtocol(HttpToolsProtocol):
             parsed = None
         if parsed is None or not parsed.path:
             raise RefusedRequest(Problem.BAD_REQUEST, "expected a request target that is a path")
+        if self.client is None:
+            self.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
         super().on_message_begin()
         self.scope["state"]["first_byte"] = self._first_byte
         self.url = url

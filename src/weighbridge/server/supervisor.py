@@ -229,7 +229,7 @@ class Supervisor:
 
     def _hear(self, worker: WorkerProcess, word: Word, text: str, descriptors: list[int]) -> None:
         if word is Word.CONNECTIONS:
-            self._dispatcher.give([socket.socket(fileno=descriptor) for descriptor in descriptors])
+            self._dispatcher.give(descriptors)
         elif word is Word.READY:
             self._came_up(worker)
         else:

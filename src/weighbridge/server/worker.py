@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from typing import Protocol
 
 import uvicorn
@@ -26,6 +27,7 @@ from weighbridge.server.listener import reserve_descriptors, tls_context
 from weighbridge.server.opening import Models, NoModels, Opening
 from weighbridge.server.protocol import GateProtocol
 from weighbridge.server.scoreboard import Scoreboard
+from weighbridge.server.yielding import wake_at_once
 from weighbridge.settings import Settings
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -95,7 +97,6 @@ class DataPlane(uvicorn.Server):
                 lambda: _Application(factory(), self._refused),
                 factory=True,
                 interface="asgi3",
-                http=GateProtocol.bound_to(gate),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -109,7 +110,7 @@ class DataPlane(uvicorn.Server):
         self._gate = gate
         self._on_started = on_started
         self._handshake_timeout = None if tls is None else settings.header_timeout
-        self._adopting: set[asyncio.Task[None]] = set()
+        self._adopting: set[asyncio.Future[None]] = set()
         self._adopted = 0
 
     @override
@@ -133,26 +134,37 @@ class DataPlane(uvicorn.Server):
         """How many it holds."""
         return self._adopted - self._gate.vitals.closed
 
-    def adopt(self, connections: Iterable[socket.socket]) -> None:
-        """Serve connections that were accepted elsewhere."""
-        loop = asyncio.get_running_loop()
+    @cached_property
+    def _connection(self) -> type[GateProtocol]:
+        return GateProtocol.bound_to(self._gate, self.config, self.server_state, self.lifespan.state)
+
+    def adopt(self, connections: Iterable[int]) -> None:
+        """Serve connections that were accepted elsewhere, by their descriptors."""
         for connection in connections:
             self._adopted += 1
-            task = loop.create_task(self._adopt(connection))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            self._go_on(self._adopt(connection))
 
-    async def _adopt(self, connection: socket.socket) -> None:
+    async def _adopt(self, connection: int) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=self._handshake_timeout
+                self._connection,
+                socket.socket(fileno=connection),
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=self._handshake_timeout,
             )
         except OSError:  # it is gone already, or its TLS handshake failed
             self._gate.vitals.closed += 1
 
-    def _protocol(self) -> asyncio.Protocol:
-        connect: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        return connect(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _go_on(self, adoption: Coroutine[asyncio.Future[None], None, None], *_: object) -> None:
+        """What a task does, but without waiting for its turn: with many new connections tasks cost a good part of each.
+
+        From Python 3.12 on, asyncio has eager tasks.
+        """
+        with contextlib.suppress(StopIteration):
+            handshake = adoption.send(None)
+            self._adopting.add(handshake)
+            handshake.add_done_callback(self._adopting.discard)
+            handshake.add_done_callback(partial(self._go_on, adoption))
 
     def drain(self) -> None:
         """Be not ready, serve on, and ask every client to leave."""
@@ -258,7 +270,7 @@ class Worker:
     def _obey(self, word: Word, text: str, descriptors: list[int]) -> None:
         match word:
             case Word.CONNECTIONS:
-                self.plane.adopt([socket.socket(fileno=descriptor) for descriptor in descriptors])
+                self.plane.adopt(descriptors)
             case Word.PREPARE:
                 self._preparing = asyncio.ensure_future(self._prepare(*text.split()))
             case Word.COMMIT:
@@ -302,6 +314,7 @@ def work(factory: Factory) -> None:
     """Be the worker whose channel is the descriptor that the command line names; its supervisor handles the signals."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
         signal.signal(number, signal.SIG_IGN)
+    wake_at_once()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, snapshot, [memory, written] = channel.receive()  # it was sent before this process began

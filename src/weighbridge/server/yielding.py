@@ -3,11 +3,31 @@
 import ctypes
 import os
 import struct
+from contextlib import suppress
 
 _NICER, _NICEST = 10, 19
 _SLICE_NANOSECONDS = 100_000_000  # the longest that Linux takes
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Linux' numbers of a system call that few C libraries have a name for
 _ATTRIBUTES = struct.Struct("IIQiIQQQ")  # sched_attr of Linux' sched/types.h, in its first version
+
+
+def wake_gently() -> None:
+    """Have the calling thread interrupt no other when it wakes: on a busy core it runs when the others have run.
+
+    So the supervisor finds several connections to accept, and hands them over together, instead of one at a time while
+    the worker on its core waits. What it starts inherits this.
+    """
+    _schedule(os.SCHED_BATCH)
+
+
+def wake_at_once() -> None:
+    """Have the calling thread run as soon as usual when it wakes."""
+    _schedule(os.SCHED_OTHER)
+
+
+def _schedule(policy: int) -> None:
+    with suppress(OSError):  # where a sandbox forbids it, it goes without
+        os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def give_way() -> None:

@@ -149,13 +149,12 @@ class Served:
         self.state = ServerState()
         self.state.default_headers = [(b"date", b"today")]
         self._loop = loop
-        self._config = uvicorn.Config(app, log_config=None, ws="none")
-        self._protocol = GateProtocol.bound_to(gate)
+        config = uvicorn.Config(app, log_config=None, ws="none")
+        self._protocol = GateProtocol.bound_to(gate, config, self.state, {"lane": self.lane}, loop)
 
     def connect(self) -> Connection:
         """A new connection."""
-        state = {"lane": self.lane}
-        return Connection(self._protocol(self._config, self.state, state, _loop=self._loop), self._loop)
+        return Connection(self._protocol(), self._loop)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.waiting import DEADLINE
-from weighbridge.server.acceptor import Acceptor
+from weighbridge.server.acceptor import Acceptor, _accept
 from weighbridge.server.listener import listen
 
 
@@ -14,11 +15,11 @@ class Taker:
 
     def __init__(self, listener: socket.socket, *, room: int = 1000, inherited: bool = False) -> None:
         self.acceptor = Acceptor(listener, self.take, inherited=inherited)
-        self.taken: list[socket.socket] = []
+        self.taken: list[int] = []
         self.room = room
         self._taken = asyncio.Event()
 
-    def take(self, connections: list[socket.socket]) -> None:
+    def take(self, connections: list[int]) -> None:
         self.taken += connections
         self._taken.set()
         if len(self.taken) >= self.room:
@@ -42,9 +43,11 @@ def clients(listener: socket.socket, count: int) -> list[socket.socket]:
     return [socket.create_connection(listener.getsockname(), timeout=DEADLINE) for _ in range(count)]
 
 
-def close(*connections: socket.socket) -> None:
+def close(connections: list[socket.socket], taken: list[int]) -> None:
     for connection in connections:
         connection.close()
+    for descriptor in taken:
+        os.close(descriptor)
 
 
 def test_every_connection_is_given_away(listener: socket.socket) -> None:
@@ -55,7 +58,7 @@ def test_every_connection_is_given_away(listener: socket.socket) -> None:
         connected = clients(listener, 5)
         await taker.has(5)
         taker.acceptor.stop()
-        close(*connected, *taker.taken)
+        close(connected, taker.taken)
 
     asyncio.run(main())
 
@@ -71,7 +74,7 @@ def test_who_connects_while_it_has_stopped_waits_until_it_is_started_again(liste
         taker.acceptor.start()
         await taker.has(5)
         taker.acceptor.stop()
-        close(*connected, *taker.taken)
+        close(connected, taker.taken)
 
     asyncio.run(main())
 
@@ -87,7 +90,7 @@ def test_in_the_end_what_has_queued_is_given_away_and_the_port_refuses_others(li
         assert len(taker.taken) == 5
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
-        close(*connected, *taker.taken)
+        close(connected, taker.taken)
 
     asyncio.run(main())
 
@@ -120,20 +123,21 @@ def test_an_inherited_socket_is_left_with_what_has_queued_in_it(listener: socket
 
         assert taker.taken == []
         accepted, _ = listener.accept()
-        close(waiting, accepted)
+        close([waiting, accepted], [])
 
     asyncio.run(main())
 
 
 class FailingListener(socket.socket):
-    """A listening socket of which `accept` fails first."""
+    """A listening socket of which accepting fails first."""
 
     errors: list[OSError]
 
-    def accept(self) -> tuple[socket.socket, object]:
+    def _accept(self) -> tuple[int, object]:
         if self.errors:
             raise self.errors.pop()
-        return super().accept()
+        accepted: tuple[int, object] = _accept(super())
+        return accepted
 
 
 @pytest.mark.parametrize("error", [ConnectionAbortedError(), OSError("out of descriptors")])
@@ -148,6 +152,6 @@ def test_after_an_error_it_accepts_on(error: OSError) -> None:
             connected = clients(listener, 1)
             await taker.has(1)
             taker.acceptor.stop()
-            close(*connected, *taker.taken)
+            close(connected, taker.taken)
 
     asyncio.run(main())

@@ -63,9 +63,11 @@ def test_a_route_that_raises_is_answered_with_an_internal_error_and_the_connecti
     assert connection.feed(LANE + GOOD).startswith(OK)
 
 
-def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(here: Served) -> None:
+def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection = here.connect()
-    del connection.protocol._lane
+    monkeypatch.delattr(type(connection.protocol), "lane")
     written = connection.feed(HEALTH)
 
     assert written.startswith(b"HTTP/1.1 500 ")

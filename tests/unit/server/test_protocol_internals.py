@@ -66,6 +66,35 @@ OF_A_CONNECTION = {
     "url": bytes,
     "cycle": RequestResponseCycle,
 }
+SHARED_BY_CONNECTIONS = {
+    "access_log",
+    "access_logger",
+    "app",
+    "app_state",
+    "asgi_version",
+    "config",
+    "connections",
+    "limit_concurrency",
+    "logger",
+    "loop",
+    "root_path",
+    "server_state",
+    "tasks",
+    "timeout_keep_alive",
+    "ws_protocol_class",
+}
+NOTHING_AT_FIRST = {
+    "client",
+    "cycle",
+    "expect_100_continue",
+    "flow",
+    "headers",
+    "scheme",
+    "scope",
+    "server",
+    "timeout_keep_alive_task",
+    "transport",
+}
 OF_A_CYCLE = {
     "body": bytearray,
     "disconnected": bool,
@@ -110,6 +139,16 @@ def test_the_protocol_has_no_methods_that_are_not_known_here() -> None:
 @pytest.mark.parametrize(("name", "kind"), OF_A_CONNECTION.items(), ids=OF_A_CONNECTION)
 def test_a_connection_has_the_members_that_ours_use(connection: Connection, name: str, kind: type) -> None:
     assert isinstance(getattr(connection.protocol, name, None), kind), MOVED + f"HttpToolsProtocol.{name}"
+
+
+def test_a_new_connection_has_of_its_own_only_a_parser_and_a_pipeline() -> None:
+    with asyncio.Runner() as runner:
+        new = vars(
+            HttpToolsProtocol(uvicorn.Config(lambda: None, log_config=None), ServerState(), {}, runner.get_loop())
+        )
+
+    assert new.keys() == SHARED_BY_CONNECTIONS | NOTHING_AT_FIRST | {"parser", "pipeline"}, MOVED + "__init__"
+    assert not any(new[name] for name in NOTHING_AT_FIRST), MOVED + "what a connection begins with"
 
 
 @pytest.mark.parametrize(("name", "kind"), OF_A_CYCLE.items(), ids=OF_A_CYCLE)

@@ -336,7 +336,7 @@ def test_a_worker_takes_as_many_as_its_channel_holds_while_it_reads_nothing() ->
     async def main() -> None:
         worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), Lineup(), most_connections=1)
         with socket.socket() as connection:
-            batch = [connection] * 2 * MOST_DESCRIPTORS
+            batch = [connection.fileno()] * 2 * MOST_DESCRIPTORS
             while (taken := worker.take(batch)) == len(batch):
                 pass
         held = worker.connections
@@ -355,7 +355,7 @@ class Reluctant(WorkerProcess):
     taking: ClassVar[asyncio.Event]
 
     @override
-    def take(self, connections: Sequence[socket.socket]) -> int:
+    def take(self, connections: Sequence[int]) -> int:
         if not self.taking.is_set():
             self.taking.set()
             return 0

@@ -1,6 +1,7 @@
 """A worker without its supervisor, or with a connection that is gone."""
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -162,7 +163,7 @@ def test_a_worker_without_descriptors_leaves_a_connection_until_its_supervisor_h
     ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        adopted: asyncio.Future[list[socket.socket]] = asyncio.get_running_loop().create_future()
+        adopted: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         async with directed(ends, Lineup()) as on:
             monkeypatch.setattr(on.worker.plane, "adopt", adopted.set_result)
             with socket.socket() as connection, room_for(0):
@@ -172,8 +173,8 @@ def test_a_worker_without_descriptors_leaves_a_connection_until_its_supervisor_h
             assert not adopted.done()
             on.vitals.full = 0
             async with asyncio.timeout(DEADLINE):
-                [connection] = await adopted
-            connection.close()
+                [descriptor] = await adopted
+            os.close(descriptor)
 
     asyncio.run(main())
 
@@ -211,33 +212,39 @@ def test_an_application_that_cannot_serve_its_models_says_so_in_one_line(
     assert "Traceback" not in caplog.text
 
 
-def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed() -> None:
-    async def main() -> None:
-        gate = Gate(Settings())
-        plane = DataPlane(FastAPI, Settings(), gate, lambda: None)
-        plane.config.load()
-        gone = socket.socket()
-        gone.close()
-        plane.adopt([gone])
-        await asyncio.wait(plane._adopting)
+@pytest.fixture
+def plane() -> DataPlane:
+    """One that serves nothing yet."""
+    plane = DataPlane(FastAPI, Settings(), Gate(Settings()), lambda: None)
+    vars(plane)["_connection"] = asyncio.Protocol
+    plane.config.load()
+    return plane
 
-        assert (plane.connections, gate.vitals.closed) == (0, 1)
+
+def a_descriptor_that_is_gone() -> int:
+    with socket.socket() as gone:
+        return gone.fileno()
+
+
+def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed(plane: DataPlane) -> None:
+    async def main() -> None:
+        plane.adopt([a_descriptor_that_is_gone()])
 
     asyncio.run(main())
 
+    assert (plane.connections, plane._gate.vitals.closed) == (0, 1)
 
-def test_a_worker_that_ends_waits_for_the_connections_that_it_is_adopting() -> None:
+
+def test_a_worker_that_ends_waits_for_the_connections_that_it_is_adopting(plane: DataPlane) -> None:
     async def main() -> None:
-        gate = Gate(Settings())
-        plane = DataPlane(FastAPI, Settings(), gate, lambda: None)
-        plane.config.load()
         plane.lifespan = plane.config.lifespan_class(plane.config)
         await plane.startup(sockets=[])
-        gone = socket.socket()
-        gone.close()
-        plane.adopt([gone])
-        await plane.shutdown()
+        near, far = socket.socketpair()
+        with far:
+            plane.adopt([near.detach()])
+            [adopting] = plane._adopting
+            await plane.shutdown()
 
-        assert (plane.connections, gate.vitals.closed) == (0, 1)
+            assert adopting.done()
 
     asyncio.run(main())

@@ -8,14 +8,14 @@ _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestIds:
-    """Names requests; called with the `X-Request-ID` that came, or None, it gives the id that counts."""
+    """Names requests."""
 
     def __init__(self) -> None:
         self._prefix = token_hex(6)
         self._made = count()
 
-    def __call__(self, given: bytes | None) -> str:
-        """The client's own id where it is sane, otherwise one that no other process makes."""
+    def name(self, given: bytes | None) -> str:
+        """The client's own `X-Request-ID` where that is given and sane, otherwise one that no other process makes."""
         if given is not None and _SANE.fullmatch(given):
             return given.decode()
         return f"{self._prefix}-{next(self._made)}"
