@@ -5,6 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,7 @@ def stopped(service: Service) -> Iterator[None]:
     [worker] = (int(event["pid"]) for event in service.of("worker_started"))
     os.kill(worker, signal.SIGSTOP)
     try:
+        until(lambda: Path(f"/proc/{worker}/stat").read_text().rpartition(") ")[2].startswith("T"))
         yield
     finally:
         os.kill(worker, signal.SIGCONT)
