@@ -17,17 +17,19 @@ def wake_gently() -> None:
     So the supervisor finds several connections to accept, and hands them over together, instead of one at a time while
     the worker on its core waits. What it starts inherits this.
     """
-    _schedule(os.SCHED_BATCH)
+    _change_policy(os.SCHED_OTHER, os.SCHED_BATCH)
 
 
 def wake_at_once() -> None:
-    """Have the calling thread run as soon as usual when it wakes."""
-    _schedule(os.SCHED_OTHER)
+    """Have the calling thread run as soon as usual when it wakes, whatever it has inherited."""
+    _change_policy(os.SCHED_BATCH, os.SCHED_OTHER)
 
 
-def _schedule(policy: int) -> None:
+def _change_policy(before: int, wanted: int) -> None:
+    """Any other policy is the operator's choice, and stays."""
     with suppress(OSError):  # where a sandbox forbids it, it goes without
-        os.sched_setscheduler(0, policy, os.sched_param(0))
+        if os.sched_getscheduler(0) == before:
+            os.sched_setscheduler(0, wanted, os.sched_param(0))
 
 
 def give_way() -> None:

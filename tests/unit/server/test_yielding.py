@@ -54,6 +54,20 @@ def test_a_thread_may_wake_gently_and_at_once_again() -> None:
     assert seen == [os.SCHED_BATCH, os.SCHED_OTHER]
 
 
+def test_a_policy_that_the_operator_chose_stays() -> None:
+    seen: list[int] = []
+
+    def run() -> None:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        for change in (wake_gently, wake_at_once):
+            change()
+            seen.append(os.sched_getscheduler(0))
+
+    in_a_thread(run)
+
+    assert seen == [os.SCHED_IDLE, os.SCHED_IDLE]
+
+
 def test_where_a_sandbox_forbids_it_it_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
