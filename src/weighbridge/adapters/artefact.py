@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Self
 
+_PART = 8 * 1024**2  # that is digested at once: after each, other threads have to be asked for the interpreter
+
 
 class Artefact:
     """A file in memory, which goes with the last reference to it.
@@ -44,8 +46,11 @@ class Artefact:
 
     def sha256(self) -> str:
         """The digest, in hexadecimal."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest, part = hashlib.sha256(), memoryview(bytearray(_PART))
+        with self.path.open("rb", buffering=0) as file:
+            while count := file.readinto(part):
+                digest.update(part[:count])
+        return digest.hexdigest()
 
     def read(self) -> bytes:
         """All of it."""

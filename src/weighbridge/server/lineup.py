@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import orjson
 from pydantic import TypeAdapter
@@ -43,4 +44,10 @@ class Lineup:
     def read(cls, descriptor: int) -> "Lineup":
         """The lineup in memory that another process has lent."""
         text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)  # its position is shared with all who have it
-        return TypeAdapter(Lineup).validate_json(text)
+        return _reader().validate_json(text)
+
+
+@cache
+def _reader() -> TypeAdapter[Lineup]:
+    """Made once: that takes milliseconds, in which a worker would answer nobody."""
+    return TypeAdapter(Lineup)

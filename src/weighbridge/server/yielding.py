@@ -4,8 +4,13 @@ import ctypes
 import os
 import struct
 from contextlib import suppress
+from pathlib import Path
+from time import sleep
 
-_NICER, _NICEST = 10, 19
+_NICER, _NICEST = 15, 19
+_LOOK_SECONDS = 0.05
+_IDLE = 0.1  # of all cores
+_IDLE_TIMES, _TIMES = slice(3, 5), 8  # of /proc/stat: those of idling, of waiting for a disk; the last count twice
 _SLICE_NANOSECONDS = 100_000_000  # the longest that Linux takes
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Linux' numbers of a system call that few C libraries have a name for
 _ATTRIBUTES = struct.Struct("IIQiIQQQ")  # sched_attr of Linux' sched/types.h, in its first version
@@ -33,12 +38,34 @@ def _change_policy(before: int, wanted: int) -> None:
 
 
 def give_way() -> None:
-    """Have the calling thread run only when the other threads of the service leave it a core.
+    """Have the calling thread run when the other threads of the service leave it a core; takes 50 milliseconds.
 
-    Niceness says how much of a core a thread gets, but not how soon another one that wakes is let in: a slice of some
-    milliseconds is run to its end. From Linux 6.12 on, a thread whose slices are shorter is let in at once.
+    Niceness says how much of a core a thread gets when others want it, and Linux has them wait for that, a tick of
+    some milliseconds at a time: it is a thirtieth of a core, and all that others leave. Where they leave nothing, an
+    opening would take minutes, and nobody could get rid of a version that keeps all cores busy: there it has its share.
+
+    Niceness does not say how soon another thread that wakes is let in: a slice of some milliseconds is run to its end.
+    From Linux 6.12 on, one whose slices are shorter is let in at once. `SCHED_BATCH` does the reverse: this thread
+    interrupts no other when it wakes.
     """
-    niceness = min(_NICEST, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+    if os.sched_getscheduler(0) == os.SCHED_IDLE:  # the operator put all of the service there: nothing is below
+        return
+    nicer = _NICER if _is_idle() else 0
+    niceness = min(_NICEST, os.getpriority(os.PRIO_PROCESS, 0) + nicer)
     os.setpriority(os.PRIO_PROCESS, 0, niceness)  # of Linux' threads each has its own
-    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, niceness, 0, _SLICE_NANOSECONDS, 0, 0)
+    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_BATCH, 0, niceness, 0, _SLICE_NANOSECONDS, 0, 0)
     ctypes.CDLL(None).syscall(_SCHED_SETATTR.get(os.uname().machine, -1), 0, attributes, 0)
+
+
+def _is_idle() -> bool:
+    """Whether the machine has anything left."""
+    before = _spent()
+    sleep(_LOOK_SECONDS)
+    spent = [after - then for after, then in zip(_spent(), before, strict=True)]
+    return sum(spent[_IDLE_TIMES]) > _IDLE * sum(spent)
+
+
+def _spent() -> list[int]:
+    """What all cores together have done, in ticks, by kinds."""
+    with Path("/proc/stat").open(encoding="ascii") as file:
+        return list(map(int, file.readline().split()[1 : 1 + _TIMES]))

@@ -27,6 +27,12 @@ def test_a_library_can_open_it_as_a_file() -> None:
     assert artefact.path.read_bytes() == b"good"
 
 
+def test_its_digest_is_of_all_of_it() -> None:
+    content = bytes(9 * 1024**2)  # more than is digested at once
+
+    assert Artefact.of(content).sha256() == hashlib.sha256(content).hexdigest()
+
+
 def test_an_empty_one_is_empty() -> None:
     assert Artefact.of(b"").read() == b""
 

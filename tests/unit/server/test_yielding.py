@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import re
 import threading
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from weighbridge.server import yielding
 from weighbridge.server.yielding import give_way, wake_at_once, wake_gently
 
 LINUX = tuple(map(int, os.uname().release.split(".")[:2]))
@@ -25,6 +27,19 @@ def in_a_thread(run: Callable[[], None]) -> None:
     thread.join()
 
 
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of which a fifth is left."""
+    spend(monkeypatch, [8, 0, 0, 2, 0])
+
+
+def spend(monkeypatch: pytest.MonkeyPatch, times: list[int]) -> None:
+    """Have all cores spend these times, of user, nice, system, idle and iowait, whenever they are looked at."""
+    looks = ([look * each for each in times] for look in itertools.count())
+    monkeypatch.setattr(yielding, "_spent", lambda: next(looks))
+
+
+@pytest.mark.usefixtures("idle")
 def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once() -> None:
     seen: list[tuple[int, int]] = []
 
@@ -36,8 +51,36 @@ def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once() -> None:
     in_a_thread(run)
 
     usual = os.getpriority(os.PRIO_PROCESS, 0)
-    assert [niceness for niceness, _ in seen] == [usual, min(19, usual + 10), 19]
+    assert [niceness for niceness, _ in seen] == [usual, min(19, usual + 15), 19]
     assert (seen[1][1] > 10 * seen[0][1]) == (LINUX >= (6, 12))
+
+
+@pytest.mark.parametrize(("times", "nicer"), [([9, 0, 0, 0, 2], 15), ([5, 4, 0, 1, 0], 0)])
+def test_on_a_machine_that_has_nothing_left_a_thread_keeps_its_share(
+    monkeypatch: pytest.MonkeyPatch, times: list[int], nicer: int
+) -> None:
+    spend(monkeypatch, times)
+    seen: list[int] = []
+
+    def run() -> None:
+        give_way()
+        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    in_a_thread(run)
+
+    assert seen == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + nicer)]
+
+
+def test_a_thread_that_gives_way_interrupts_no_other_when_it_wakes() -> None:
+    seen: list[int] = []
+
+    def run() -> None:
+        give_way()
+        seen.append(os.sched_getscheduler(0))
+
+    in_a_thread(run)
+
+    assert seen == [os.SCHED_BATCH]
 
 
 def test_a_thread_may_wake_gently_and_at_once_again() -> None:
@@ -59,13 +102,13 @@ def test_a_policy_that_the_operator_chose_stays() -> None:
 
     def run() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        for change in (wake_gently, wake_at_once):
+        for change in (wake_gently, wake_at_once, give_way):
             change()
             seen.append(os.sched_getscheduler(0))
 
     in_a_thread(run)
 
-    assert seen == [os.SCHED_IDLE, os.SCHED_IDLE]
+    assert seen == [os.SCHED_IDLE] * 3
 
 
 def test_where_a_sandbox_forbids_it_it_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
