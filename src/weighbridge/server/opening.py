@@ -73,8 +73,8 @@ class Opening:
 
 
 def _run(models: Models, name: str, version: str, future: Future[Any]) -> None:
-    give_way()
     try:
+        give_way()
         future.set_result(models.open(name, version))
     except ModelRefused as exc:
         future.set_exception(exc)

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import sys
 
@@ -7,6 +8,7 @@ from typing_extensions import override
 
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server import opening
 from weighbridge.server.opening import NoModels, Opening
 
 
@@ -21,6 +23,17 @@ def test_whatever_a_library_raises_is_a_reason_to_refuse_a_version() -> None:
         asyncio.run(Opening(Raising()).prepare("m", "1"))
 
 
+def test_a_version_is_refused_when_there_is_no_file_to_be_had_to_look_how_busy_the_machine_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def give_way() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(opening, "give_way", give_way)
+    with pytest.raises(ModelRefused, match=r"got OSError: \[Errno 24\] Too many open files$"):
+        asyncio.run(Opening(Raising()).prepare("m", "1"))
+
+
 def test_an_application_that_serves_no_models_opens_none() -> None:
     models, nothing = NoModels(), Catalogue
     with pytest.raises(ModelRefused, match=r"^expected an application that serves models, got another one$"):
@@ -30,25 +43,25 @@ def test_an_application_that_serves_no_models_opens_none() -> None:
 
 
 class Noting(NoModels):
-    """Notes how nice it is to the rest of its process."""
+    """Notes the scheduling policy under which it opens."""
 
     @override
     def open(self, _name: str, _version: str) -> int:
-        return os.getpriority(os.PRIO_PROCESS, 0)  # of the calling thread
+        return os.sched_getscheduler(0)  # of the calling thread
 
     @override
     def install(self, opened: int) -> None:
-        self.niceness = opened
+        self.policy = opened
 
 
 def test_what_answers_requests_goes_before_what_opens_a_version() -> None:
     models = Noting()
-    opening = Opening(models)
+    beside = Opening(models)
 
-    asyncio.run(opening.prepare("m", "1"))
-    opening.install()
+    asyncio.run(beside.prepare("m", "1"))
+    beside.install()
 
-    assert models.niceness > os.getpriority(os.PRIO_PROCESS, 0)
+    assert models.policy == os.SCHED_BATCH
 
 
 def test_python_code_that_opens_a_version_soon_lets_go_of_the_interpreter() -> None:
