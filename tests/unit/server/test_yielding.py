@@ -27,20 +27,14 @@ def in_a_thread(run: Callable[[], None]) -> None:
     thread.join()
 
 
-@pytest.fixture
-def idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of which a fifth is left."""
-    spend(monkeypatch, [8, 0, 0, 2, 0])
-
-
 def spend(monkeypatch: pytest.MonkeyPatch, times: list[int]) -> None:
     """Have all cores spend these times, of user, nice, system, idle and iowait, whenever they are looked at."""
     looks = ([look * each for each in times] for look in itertools.count())
     monkeypatch.setattr(yielding, "_spent", lambda: next(looks))
 
 
-@pytest.mark.usefixtures("idle")
-def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once() -> None:
+def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend(monkeypatch, [8, 0, 0, 2, 0])
     seen: list[tuple[int, int]] = []
 
     def run() -> None:
@@ -56,7 +50,7 @@ def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once() -> None:
 
 
 @pytest.mark.parametrize(("times", "nicer"), [([9, 0, 0, 0, 2], 15), ([5, 4, 0, 1, 0], 0)])
-def test_on_a_machine_that_has_nothing_left_a_thread_keeps_its_share(
+def test_a_thread_that_gives_way_keeps_its_share_of_a_machine_that_has_nothing_left(
     monkeypatch: pytest.MonkeyPatch, times: list[int], nicer: int
 ) -> None:
     spend(monkeypatch, times)
