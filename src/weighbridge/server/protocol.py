@@ -29,6 +29,7 @@ from weighbridge.adapters.http.fast_route import joined
 from weighbridge.adapters.http.problems import Canned, Problem, RefusedRequest, Reply, internal_error
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.server.bare import Bare
 from weighbridge.server.gate import Gate
 from weighbridge.server.head import Head, LaneRoute, body_too_large, headers_too_large, judge, url_too_long
 from weighbridge.server.lane import END_OF_HEAD, Lane
@@ -82,6 +83,7 @@ class GateProtocol(HttpToolsProtocol):
     _refusal: RefusedRequest | None = None
     _discarded: int | None = None
     _turn: Turn | None = None
+    _unsent = b""
     _unread_since: float | None = None
     # Of the request that arrives
     _head: Head | None = None
@@ -134,6 +136,9 @@ class GateProtocol(HttpToolsProtocol):
         # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
         # Not at once with TLS: the last of the handshake, unsent when this is called, would pause all for ever.
         self.transport.set_write_buffer_limits(high=0 if self.scheme == "http" else _HIGH_WATER_OF_TLS)
+        if self._unsent:
+            self.transport.write(self._unsent)
+            self._close()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -194,6 +199,22 @@ class GateProtocol(HttpToolsProtocol):
             self._catch_up()
 
     # Called by the gate and the server
+
+    def answer_bare(self, bare: Bare) -> bool:
+        """Answer what has come on a connection, if it ends with that; whether it has, and needs no other transport."""
+        data = bare.received
+        end = data.find(END_OF_HEAD) + 4
+        head = self._known_heads.get(data[:end])
+        if head is None or head.keep_alive or len(data) - end != head.length:
+            return False
+        assert head.route is not None, "only requests for the fast lane have heads that are known"
+        if not head.route.is_quick:
+            return False
+        self.transport = bare
+        now = perf_counter()
+        self._take(head, data[end:], now, now)
+        self._unsent = bare.unsent
+        return not self._unsent
 
     def sweep(self, now: float) -> None:
         """End what has waited too long."""

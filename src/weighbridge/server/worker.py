@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.bare import Bare
 from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
@@ -142,12 +143,16 @@ class DataPlane(uvicorn.Server):
         """Serve connections that were accepted elsewhere, by their descriptors."""
         for connection in connections:
             self._adopted += 1
-            self._go_on(self._adopt(connection))
+            protocol = self._connection()
+            if not self.config.is_ssl and _is_answered(connection, protocol):
+                self._gate.vitals.closed += 1
+            else:
+                self._go_on(self._adopt(connection, protocol))
 
-    async def _adopt(self, connection: int) -> None:
+    async def _adopt(self, connection: int, protocol: GateProtocol) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._connection,
+                lambda: protocol,
                 socket.socket(fileno=connection),
                 ssl=self.config.ssl,
                 ssl_handshake_timeout=self._handshake_timeout,
@@ -192,6 +197,18 @@ class DataPlane(uvicorn.Server):
     @override
     def capture_signals(self) -> Iterator[None]:
         yield  # they are for whoever runs it
+
+
+def _is_answered(connection: int, protocol: GateProtocol) -> bool:
+    """Whether no transport had to be made of a connection: it has been answered, and has ended."""
+    try:
+        bare = Bare(connection)
+    except OSError:
+        return False
+    if protocol.answer_bare(bare):
+        return True
+    bare.detach()
+    return False
 
 
 def tune_memory() -> None:

@@ -116,6 +116,11 @@ class FakeTransport(asyncio.Transport):
         return self.unread
 
 
+def comparable(written: bytes) -> bytes:
+    """It without made ids, which always differ, and without lengths."""
+    return _LENGTH.sub(b"(some)", _MADE_ID.sub(b"(made)", written))
+
+
 class Connection:
     """One connection to the application."""
 
@@ -126,12 +131,12 @@ class Connection:
         protocol.connection_made(self.transport)
 
     def feed(self, *pieces: bytes) -> bytes:
-        """What is written in answer to these pieces, without made ids, which always differ, and without lengths."""
+        """What is written in answer to these pieces, `comparable`."""
         before = len(self.transport.written)
         for piece in pieces:
             self.protocol.data_received(piece)
         self.settle()
-        return _LENGTH.sub(b"(some)", _MADE_ID.sub(b"(made)", self.transport.written[before:]))
+        return comparable(self.transport.written[before:])
 
     def settle(self) -> None:
         """Let the application finish what it has begun, and all who are in the queue have their turn."""
@@ -148,13 +153,13 @@ class Served:
         self.models: ModelHost = started["models"]
         self.state = ServerState()
         self.state.default_headers = [(b"date", b"today")]
-        self._loop = loop
+        self.loop = loop
         config = uvicorn.Config(app, log_config=None, ws="none")
-        self._protocol = GateProtocol.bound_to(gate, config, self.state, {"lane": self.lane}, loop)
+        self.protocol = GateProtocol.bound_to(gate, config, self.state, {"lane": self.lane}, loop)
 
     def connect(self) -> Connection:
         """A new connection."""
-        return Connection(self._protocol(), self._loop)
+        return Connection(self.protocol(), self.loop)
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""A connection before a transport is made of it, which costs more than to answer a request."""
+
+import asyncio
+import contextlib
+import socket
+
+from typing_extensions import override
+
+_FIRST_BYTES = 64 * 1024
+_AT_ONCE = int(socket.MSG_DONTWAIT)  # an int is combined and passed in a fraction of the time of an enum's member
+_LOOK = _AT_ONCE | int(socket.MSG_PEEK)
+_LAST = _AT_ONCE | int(socket.MSG_MORE)
+
+
+class Bare(asyncio.Transport):
+    """A connection as its protocol's transport for one reply, its last; `received` is what has come, left unread.
+
+    What the kernel does not take of the reply is `unsent`: then the connection stays open, and needs a real transport.
+    Raises OSError for a descriptor that is gone.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._socket = socket.SocketType(fileno=descriptor)
+        self.unsent = b""
+        try:
+            self.received = self._socket.recv(_FIRST_BYTES, _LOOK)
+        except OSError:  # nothing has come, or the client is gone, as whoever goes on with it finds out
+            self.received = b""
+
+    @override
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send as much of it as the kernel takes; the last of it leaves with the end of the connection."""
+        try:
+            self._socket.recv(len(self.received), _AT_ONCE)  # to close with it unread would reset the connection
+            self.unsent = bytes(data[self._socket.send(data, _LAST) :])
+        except BlockingIOError:
+            self.unsent = bytes(data)
+        except OSError:  # the client is gone
+            return
+
+    @override
+    def close(self) -> None:
+        """End the connection, unless there is something left to send."""
+        if self.unsent:
+            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        self._socket.close()
+
+    def detach(self) -> None:
+        """Leave the connection to somebody else."""
+        self._socket.detach()
