@@ -21,7 +21,8 @@ class Bare(asyncio.Transport):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._socket = socket.SocketType(fileno=descriptor)
+        # What kind it is matters to nothing that is done with it; to have it found out would take two calls more.
+        self._socket = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
         self.unsent = b""
         try:
             self.received = self._socket.recv(_FIRST_BYTES, _LOOK)
