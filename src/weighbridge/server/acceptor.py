@@ -63,16 +63,21 @@ class Acceptor:
             _keep_out(self._listener)
             await asyncio.sleep(_HANDSHAKE_SECONDS)
             self.start()
-            self._accept()
+            while self._running and self._accept():
+                pass
         self.stop()
         self._listener.close()
 
-    def _accept(self) -> None:
-        while self._running:
-            connections = list(islice(self._queued(), MOST_DESCRIPTORS))
-            if not connections:
-                return
+    def _accept(self) -> bool:
+        """Give away what has queued, up to one message; whether there was any.
+
+        Not all until there is no more: clients that are answered at once may come again as fast as they are accepted,
+        and the loop would never come to anything else.
+        """
+        connections = list(islice(self._queued(), MOST_DESCRIPTORS))
+        if connections:
             self._give(connections)
+        return bool(connections)
 
     def _queued(self) -> Iterator[int]:
         while True:

@@ -46,9 +46,14 @@ class Bare(asyncio.Transport):
         if self.unsent:
             return
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)  # closing would wait for the supervisor to close its descriptor, too
+        self.abort()
+
+    @override
+    def abort(self) -> None:
+        """Close the descriptor."""
         self._socket.close()
 
     def detach(self) -> None:
-        """Leave the connection to somebody else."""
+        """Leave the descriptor open, for a real transport."""
         self._socket.detach()

@@ -212,7 +212,11 @@ class GateProtocol(HttpToolsProtocol):
             return False
         self.transport = bare
         now = perf_counter()
-        self._take(head, data[end:], now, now)
+        try:
+            self._take(head, data[end:], now, now)
+        except Exception as exc:  # it must not cost the connections that were handed over with this one
+            self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))
+            bare.abort()
         self._unsent = bare.unsent
         return not self._unsent
 

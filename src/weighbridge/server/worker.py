@@ -200,7 +200,7 @@ class DataPlane(uvicorn.Server):
 
 
 def _is_answered(connection: int, protocol: GateProtocol) -> bool:
-    """Whether no transport had to be made of a connection: it has been answered, and has ended."""
+    """Whether no transport has to be made of a connection: it has been answered, and has ended."""
     try:
         bare = Bare(connection)
     except OSError:
@@ -265,8 +265,10 @@ class Worker:
     def heed(self) -> None:
         """Do what the supervisor says; without one, end."""
         try:
-            while True:
-                self._obey(*self._channel.receive())
+            word = None
+            while word is not Word.CONNECTIONS:  # after which the loop has its turn: there may be ever more of them
+                word, text, descriptors = self._channel.receive()
+                self._obey(word, text, descriptors)
         except BlockingIOError:
             return
         except NoRoom:

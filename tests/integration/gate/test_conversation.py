@@ -33,6 +33,14 @@ def check_last_prediction(connection: Wire) -> None:
     assert connection.rest() == b""
 
 
+@both
+def test_each_connection_that_ends_with_its_first_request_is_answered(gate: Service, target: bytes) -> None:
+    for _ in range(5):
+        with wire(gate) as connection:
+            connection.send(post(target, CLOSE))
+            check_last_prediction(connection)
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [

@@ -78,8 +78,10 @@ def test_a_client_without_a_certificate_is_not_let_in(mutual_pair: Pair, certifi
 
 @pytest.mark.parametrize("road", ["fast lane", "ordinary road"])
 def test_a_client_without_tls_gets_nothing(tls_pair: Pair, road: str) -> None:
+    known = post(b"/predict", b"Connection: close")
+    tls_pair.check(known, last=b"")
     with roads(tls_pair)[road].connect() as connection:
         client = Wire(connection)
-        client.send(post(b"/predict"))
+        client.send(known)
 
         assert b"HTTP/" not in client.rest()

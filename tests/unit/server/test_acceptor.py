@@ -79,6 +79,33 @@ def test_who_connects_while_it_has_stopped_waits_until_it_is_started_again(liste
     asyncio.run(main())
 
 
+def test_clients_that_come_again_at_once_leave_the_loop_its_turns(listener: socket.socket) -> None:
+    async def main() -> None:
+        happened: list[str] = []
+        connected = clients(listener, 1)
+
+        class Answering(Taker):
+            """Has a client connect again as soon as it is taken, twice."""
+
+            def take(self, connections: list[int]) -> None:
+                happened.append("taken")
+                if len(connected) < 3:
+                    connected.extend(clients(listener, 1))
+                asyncio.get_running_loop().call_soon(happened.append, "turn")
+                super().take(connections)
+
+        taker = Answering(listener)
+        taker.acceptor.start()
+        await taker.has(3)
+        await asyncio.sleep(0)
+        taker.acceptor.stop()
+
+        assert happened == ["taken", "turn"] * 3
+        close(connected, taker.taken)
+
+    asyncio.run(main())
+
+
 def test_in_the_end_what_has_queued_is_given_away_and_the_port_refuses_others(listener: socket.socket) -> None:
     async def main() -> None:
         taker = Taker(listener)

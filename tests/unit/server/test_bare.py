@@ -25,7 +25,7 @@ NO_JSON = HEAD + b"x" * len(GOOD)
 OLD = b"GET /health HTTP/1.0\r\nHost: x\r\n\r\n"
 GOING_ON = LAST.replace(b"Connection: close", b"Connection: keep-alive")
 MISSING = b"GET /nothing HTTP/1.0\r\nHost: x\r\n\r\n"
-ROWS = b'{"instances":[' + b"[1.1,1.1,1.1,1.1]," * 999 + b"[1,1,1,1]]}"
+ROWS = b'{"instances":[' + b"[0.1234567,0,0,0]," * 999 + b"[1,1,1,1]]}"
 MANY = START.replace(b"/predict", b"/predict/batch") + b"Content-Length: %d\r\n\r\n" % len(ROWS) + ROWS
 _ENOUGH = 1_000_000
 
@@ -45,11 +45,18 @@ class Adopting:
         self.here.connect().feed(request)
         return self
 
-    def replies(self, near: socket.socket, client: socket.socket) -> bytes:
-        """All that comes on a connection, to its end."""
+    def adopt(self, near: socket.socket) -> None:
+        """Give it a connection."""
+
+        async def adopt() -> None:
+            self.plane.adopt([near.detach()])
+
+        self.here.loop.run_until_complete(adopt())
+
+    def replies(self, client: socket.socket) -> bytes:
+        """All that comes to a client, who says no more, to the end."""
 
         async def read() -> bytes:
-            self.plane.adopt([near.detach()])
             client.setblocking(False)
             client.shutdown(socket.SHUT_WR)
             received = b""
@@ -84,10 +91,11 @@ def test_a_connection_that_ends_with_its_first_request_is_answered_and_closed_at
     assert adopting.here.lane.known_heads
     client.sendall(request_)
 
-    adopting.plane.adopt([near.detach()])
+    with near.dup():  # as the supervisor may still have it
+        adopting.plane.adopt([near.detach()])
 
-    assert comparable(client.recv(_ENOUGH)) == expected
-    assert client.recv(1) == b""
+        assert comparable(client.recv(_ENOUGH)) == expected
+        assert client.recv(1) == b""
     assert adopting.plane.connections == 0
 
 
@@ -108,12 +116,12 @@ def test_any_other_connection_is_served_as_ever(
     adopting: Adopting, ends: tuple[socket.socket, socket.socket], known: bytes, sent: bytes
 ) -> None:
     near, client = ends
-    as_ever = adopting.here.connect()
-    expected = as_ever.feed(sent)
-    as_ever.protocol.eof_received()
+    expected = adopting.here.connect().feed(sent)
     client.sendall(sent)
 
-    assert adopting.knowing(known).replies(near, client) == expected
+    adopting.knowing(known).adopt(near)
+
+    assert adopting.replies(client) == expected
 
 
 def test_a_request_that_takes_long_waits_for_its_turn(
@@ -125,7 +133,9 @@ def test_a_request_that_takes_long_waits_for_its_turn(
     route = adopting.here.lane.routes[b"POST", b"/predict"]
     monkeypatch.setattr(route.service_time, "mean", 10 * SHORT)
 
-    assert adopting.replies(near, client) == expected
+    adopting.adopt(near)
+
+    assert adopting.replies(client) == expected
 
 
 @pytest.mark.parametrize("fill", [False, True], ids=["some", "none"])
@@ -142,7 +152,16 @@ def test_a_reply_that_the_kernel_does_not_take_at_once_is_sent_to_its_end(
         while fill:
             before += near.send(b"x")
 
-    assert adopting.replies(near, client) == b"x" * before + expected
+    with near.dup() as same:
+        adopting.adopt(near)
+
+        with pytest.raises(BlockingIOError):  # the request was read, and answered
+            same.recv(1)
+        assert adopting.plane.connections == 1
+        client.settimeout(DEADLINE)
+        assert client.recv(1)
+    assert adopting.replies(client) == (b"x" * before + expected)[1:]
+    assert adopting.plane.connections == 0
 
 
 def test_a_client_that_is_gone_before_its_reply_costs_nobody_else(
@@ -156,3 +175,29 @@ def test_a_client_that_is_gone_before_its_reply_costs_nobody_else(
     adopting.plane.adopt([near.detach()])
 
     assert adopting.plane.connections == 0
+
+
+def test_a_fault_while_one_is_answered_costs_no_other(
+    log: Log, adopting: Adopting, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, client = ends
+    telemetry = adopting.here.lane.telemetry
+    expected = adopting.here.connect().feed(OLD)
+    adopting.here.connect().feed(LAST)
+
+    def fail_once(*_: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(telemetry, "finished", fail_once)
+    others_near, other = socket.socketpair()
+    with other:
+        client.sendall(LAST)
+        other.sendall(OLD)
+        adopting.plane.adopt([near.detach(), others_near.detach()])
+
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert comparable(other.recv(_ENOUGH)) == expected
+    assert adopting.plane.connections == 0
+    assert [event["exception"].splitlines()[-1] for event in log.written("request_failed")] == ["RuntimeError: a fault"]

@@ -180,6 +180,25 @@ def test_a_worker_without_descriptors_leaves_a_connection_until_its_supervisor_h
     asyncio.run(main())
 
 
+def test_connections_that_come_without_end_leave_a_worker_its_turns(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        adopted: list[int] = []
+        async with directed(ends, Lineup()) as on:
+            monkeypatch.setattr(on.worker.plane, "adopt", adopted.extend)
+            with socket.socket() as connection:
+                on.supervisor.send(Word.CONNECTIONS, "1", [connection.fileno()])
+                on.say(Word.CONNECTIONS, "2", [connection.fileno()])
+                assert len(adopted) == 1
+                on.worker.heed()
+                assert len(adopted) == 2
+            for descriptor in adopted:
+                os.close(descriptor)
+
+    asyncio.run(main())
+
+
 def test_an_application_that_does_not_start_for_another_reason_says_so_as_ever(
     ends: tuple[Channel, Channel], caplog: pytest.LogCaptureFixture
 ) -> None:
