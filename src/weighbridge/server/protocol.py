@@ -217,6 +217,7 @@ class GateProtocol(HttpToolsProtocol):
         except Exception as exc:  # it must not cost the connections that were handed over with this one
             self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))
             bare.abort()
+            return True
         self._unsent = bare.unsent
         return not self._unsent
 
