@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from math import isfinite
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,10 @@ from weighbridge.domain.errors import (
     TooManyRows,
     VersionNotFound,
 )
-from weighbridge.domain.signature import Column, Kind, Signature
+from weighbridge.domain.signature import Kind, Signature
 
 _SINGLE = float(np.finfo(np.float32).max)
+_INT32 = np.iinfo(np.int32)
 
 _FEW = 16  # numbers, which Python looks at sooner than numpy does
 
@@ -52,14 +52,20 @@ class Served:
         batch = Batch(self.signature, rows)
         try:
             outputs = self._model.predict(batch)
-            for (column, dtype), values in zip(self._outputs, outputs, strict=True):
-                _check_type(column, dtype, values, count)
+            self._check_types(outputs, count)
         except Exception as exc:
-            _check_magnitudes(batch)
+            _check_magnitudes(batch, overflowed=isinstance(exc, OverflowError))
             raise InferenceFailed from exc
         for place in self._floats:
             _check_finite(outputs[place], count)
         return outputs
+
+    def _check_types(self, outputs: Outputs, count: int) -> None:
+        """Raises TypeError for what the signature does not say, ValueError for another number of outputs."""
+        for (column, dtype), values in zip(self._outputs, outputs, strict=True):
+            shape = (count,) if column.width is None else (count, column.width)
+            if values.shape != shape or values.dtype != dtype:
+                raise TypeError(f"expected {column.name} of {dtype} and {shape}, got {values.dtype} and {values.shape}")
 
     def _check_widths(self, rows: Rows) -> None:
         are_vectors = self.signature.vector is not None
@@ -73,23 +79,24 @@ class Served:
                     )
 
 
-def _check_type(column: Column, dtype: np.dtype[Any], values: NDArray[Any], count: int) -> None:
-    """Raises TypeError for what the signature does not say."""
-    shape = (count,) if column.width is None else (count, column.width)
-    if values.shape != shape or values.dtype != dtype:
-        raise TypeError(f"expected {column.name} of {dtype} and {shape}, got {values.dtype} and {values.shape}")
+def _check_magnitudes(batch: Batch, *, overflowed: bool) -> None:
+    """Raises FeatureTooLarge for a number of the kind that libraries refuse when they make it single precision.
 
-
-def _check_magnitudes(batch: Batch) -> None:
-    """Raises FeatureTooLarge for a number of the kind that libraries refuse when they make it single precision."""
+    Where the model `overflowed`, also for an integer beyond 32 bits: there are good ones among them, such as times.
+    """
     found = []
     for column, values in zip(batch.signature.inputs, batch.columns().values(), strict=True):
         if column.kind is Kind.FLOAT:
-            places = np.argwhere(np.abs(values) > _SINGLE)
-            found += [(int(place[0]), column.name) for place in places[:1]]
+            least, most, told = -_SINGLE, _SINGLE, "3.4e38"
+        elif column.kind is Kind.INT and overflowed:
+            least, most, told = _INT32.min, _INT32.max, str(_INT32.max)
+        else:
+            continue
+        places = np.argwhere((values < least) | (values > most))
+        found += [(int(place[0]), column.name, told) for place in places[:1]]
     if found:
-        row, name = min(found, key=itemgetter(0))
-        raise FeatureTooLarge(column=name, row=row if len(batch) > 1 else None)
+        row, name, told = min(found, key=itemgetter(0))
+        raise FeatureTooLarge(most=told, column=name, row=row if len(batch) > 1 else None)
 
 
 def _check_finite(values: NDArray[np.float64], count: int) -> None:

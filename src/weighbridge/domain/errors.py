@@ -51,14 +51,15 @@ class FeaturesNotFinite(WeighbridgeError):
 
 
 class FeatureTooLarge(WeighbridgeError):
-    """A model that failed was given a number beyond single precision, in which many compute.
+    """A model that failed was given a number beyond the 32 bits in which many compute.
 
-    `row` is the index of the first such row in a batch, None for a single prediction; `column` is the input.
+    `most` is the greatest that there is; `row` is the index of the first such row in a batch, None for a single
+    prediction; `column` is the input.
     """
 
-    def __init__(self, *, column: str, row: int | None = None) -> None:
+    def __init__(self, *, most: str, column: str, row: int | None = None) -> None:
         where = "" if row is None else f" in row {row}"
-        super().__init__(f"expected a magnitude of at most 3.4e38 for {column}{where}, got a greater one")
+        super().__init__(f"expected a magnitude of at most {most} for {column}{where}, got a greater one")
         self.row = row
         self.column = column
 

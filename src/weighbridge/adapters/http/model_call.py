@@ -52,7 +52,7 @@ def _reader(
 
     def read(headers: Headers, body: bytes | bytearray) -> Asked:
         check_is_json(headers)
-        alone = body[:1] != b"[" and body.lstrip(_JSON_SPACE)[:1] != b"["
+        alone = body[:1] == b"{" or body.lstrip(_JSON_SPACE)[:1] != b"["
         if not alone:
             check_number(body)
         if len(body) * width <= _LARGE:
@@ -200,9 +200,11 @@ def _writer(served: Served) -> Callable[[tuple[Outputs, bool], Headers], tuple[b
     def write(answer: tuple[Outputs, bool], _headers: Headers) -> tuple[bytes, bytes]:
         outputs, alone = answer
         columns = [values.tolist() for values in outputs]
+        if alone:
+            row = columns[0][0] if single else {name: column[0] for name, column in zip(names, columns, strict=True)}
+            return b"application/json", orjson.dumps({"prediction": row, **about})
         rows = columns[0] if single else [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-        content = {"prediction": rows[0], **about} if alone else {"predictions": rows, **about}
-        return b"application/json", orjson.dumps(content)
+        return b"application/json", orjson.dumps({"predictions": rows, **about})
 
     return write
 

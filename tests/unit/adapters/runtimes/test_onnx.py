@@ -102,10 +102,56 @@ def test_nulls_are_not_a_number_to_a_tensor_of_floats() -> None:
     assert np.isnan(predict(model, [[None]])[0]).tolist() == [True]
 
 
-def test_a_number_beyond_single_precision_is_an_infinity() -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_number_beyond_single_precision_is_an_infinity_for_the_first_row_and_for_others(times: int) -> None:
     _, model = reloaded("onnx", identity(TensorProto.FLOAT, ["n", 1]), vector(1))
 
-    assert predict(model, [[1e39]])[0].tolist() == [float("inf")]
+    assert [predict(model, [[1e39]])[0].tolist() for _ in range(times)] == [[float("inf")]] * times
+
+
+@pytest.mark.parametrize("name", ["a", "x"])
+@pytest.mark.parametrize("rows", [[[2**31]], [[-(2**31) - 1]], [[2**32 + 5], [1]]])
+def test_an_integer_beyond_a_tensor_of_32_bits_is_not_cut_down_to_them(name: str, rows: list[list[int]]) -> None:
+    _, model = reloaded("onnx", identity(TensorProto.INT32, ["n"], name), (INT,))
+    assert [predict(model, [[value]])[0].tolist() for value in (2**31 - 1, -(2**31))] == [[2**31 - 1], [-(2**31)]]
+
+    for _ in range(2):
+        with pytest.raises(OverflowError):
+            predict(model, rows)
+
+
+NUMBERS = (INT, Column(name="b", kind=Kind.FLOAT), Column(name="c", kind=Kind.BOOL))
+
+
+@pytest.mark.parametrize(
+    ("of", "inputs", "rows"),
+    [
+        (TensorProto.FLOAT, vector(3), [[0.1, 2.5, -1e-50], [1e38, -0.0, 7.0]]),
+        (TensorProto.DOUBLE, vector(3), [[0.1, 1e300, -1e-300], [1.0, -0.0, 7.0]]),
+        (TensorProto.FLOAT16, vector(3), [[0.1, 2.5, -1e-50], [1.0, -0.0, 7.0]]),
+        (TensorProto.FLOAT, NUMBERS, [(3, 0.1, True), (2**60, -0.5, False)]),
+        (
+            TensorProto.FLOAT,
+            (*NUMBERS[:2], Column(name="d", kind=Kind.STRING, categories=("red", "blue"))),
+            [(3, 0.1, "red"), (4, 0.1, "blue")],
+        ),
+        (TensorProto.FLOAT, (*NUMBERS[:2], Column(name="d", kind=Kind.INT, nullable=True)), [(3, 1.0, 2), (3, 1.0, 7)]),
+        (TensorProto.INT64, (INT, *(Column(name=name, kind=Kind.INT) for name in "bc")), [(1, 2, 3), (2**60, -5, 6)]),
+    ],
+)
+def test_rows_get_the_same_bits_alone_and_in_a_batch(of: int, inputs: tuple[Column, ...], rows: Any) -> None:
+    _, model = reloaded("onnx", identity(of, ["n", 3]), inputs)
+    wanted = predict(model, rows)[0]
+
+    alone = [predict(model, [row])[0] for row in rows * 2]
+
+    assert np.concatenate(alone).tobytes() == np.concatenate([wanted, wanted]).tobytes()
+
+
+def test_outputs_that_are_a_column_come_as_a_vector_for_every_row() -> None:
+    _, model = reloaded("onnx", identity(TensorProto.FLOAT, ["n", 1]), vector(1))
+
+    assert [predict(model, [[value]])[0].tolist() for value in (1.0, 2.0, 3.0)] == [[1.0], [2.0], [3.0]]
 
 
 def test_a_model_that_was_exported_for_one_row_takes_rows_one_by_one() -> None:
@@ -282,8 +328,8 @@ def _holding(message: Any, holders: set[str]) -> dict[int, str]:
 
 
 def test_the_package_has_the_way_to_its_session_that_is_relied_on() -> None:
-    source = getsource(onnxruntime.InferenceSession.run)
+    source = getsource(onnxruntime.InferenceSession.run_with_iobinding)
 
-    assert "self._sess.run(output_names, input_feed, run_options)" in source, (
-        "this ONNX Runtime calls no _sess.run: see adapters/runtimes/onnx.py"
+    assert "self._sess.run_with_iobinding(iobinding._iobinding, run_options)" in source, (
+        "this ONNX Runtime calls no _sess.run_with_iobinding: see adapters/runtimes/onnx.py"
     )
