@@ -1,59 +1,75 @@
-"""A connection before a transport is made of it, which costs more than to answer a request."""
+"""Connections that end with their first request: answered without a transport, which costs more than to answer it."""
 
-import asyncio
-import contextlib
 import socket
+from time import perf_counter
 
-from typing_extensions import override
+from weighbridge.server.lane import END_OF_HEAD, Lane
+from weighbridge.server.replies import CLOSE, Replies
 
 _FIRST_BYTES = 64 * 1024
 _AT_ONCE = int(socket.MSG_DONTWAIT)  # an int is combined and passed in a fraction of the time of an enum's member
 _LOOK = _AT_ONCE | int(socket.MSG_PEEK)
 _LAST = _AT_ONCE | int(socket.MSG_MORE)
+# What kind a socket is matters to nothing that is done with it; to have it found out would take two calls more.
+_FAMILY, _STREAM = int(socket.AF_INET), int(socket.SOCK_STREAM)
+_Socket = socket.SocketType
 
 
-class Bare(asyncio.Transport):
-    """A connection as its protocol's transport for one reply, its last; `received` is what has come, left unread.
+class BareAnswers:
+    """Answers what has come on a connection, from its descriptor, if the connection ends with that.
 
-    What the kernel does not take of the reply is `unsent`: then the connection stays open, and needs a real transport.
-    Raises OSError for a descriptor that is gone.
+    Only for a head that is known, a body that is whole, and a route whose requests are answered as they come.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        # What kind it is matters to nothing that is done with it; to have it found out would take two calls more.
-        self._socket = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
-        self.unsent = b""
+    def __init__(self, lane: Lane, replies: Replies) -> None:
+        self._known_heads = lane.known_heads
+        self._telemetry = lane.telemetry
+        self._replies = replies
+
+    def answer(self, descriptor: int) -> bytes | None:
+        """None when it has answered and ended the connection, as far as it was there at all.
+
+        Otherwise it needs a transport: to be read, with all bytes where they were, or if there is a rest of a reply
+        that the kernel did not take, to send that and end.
+        """
         try:
-            self.received = self._socket.recv(_FIRST_BYTES, _LOOK)
-        except OSError:  # nothing has come, or the client is gone, as whoever goes on with it finds out
-            self.received = b""
-
-    @override
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send as much of it as the kernel takes; the last of it leaves with the end of the connection."""
+            connection = _Socket(_FAMILY, _STREAM, 0, descriptor)
+        except OSError:  # it is gone, as whoever goes on with it finds out
+            return b""
         try:
-            self._socket.recv(len(self.received), _AT_ONCE)  # to close with it unread would reset the connection
-            self.unsent = bytes(data[self._socket.send(data, _LAST) :])
-        except BlockingIOError:
-            self.unsent = bytes(data)
-        except OSError:  # the client is gone
-            return
+            data = connection.recv(_FIRST_BYTES, _LOOK)
+        except OSError:  # nothing has come, or the client is gone
+            data = b""
+        end = data.find(END_OF_HEAD) + 4
+        head = self._known_heads.get(data[:end])
+        route = None if head is None or head.keep_alive or len(data) - end != head.length else head.route
+        if head is None or route is None or not route.is_quick:
+            connection.detach()
+            return b""
+        came = perf_counter()
+        try:
+            reply, done = self._replies.answer(head, route, data[end:], came, came + head.time_limit, CLOSE)
+            route.service_time.observe(done - came)
+        except Exception as exc:  # it must not cost the connections that were handed over with this one
+            self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))
+            connection.close()
+            return None
+        return _ended(connection, len(data), reply)
 
-    @override
-    def close(self) -> None:
-        """End the connection, unless there is something left to send."""
-        if self.unsent:
-            return
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)  # closing would wait for the supervisor to close its descriptor, too
-        self.abort()
 
-    @override
-    def abort(self) -> None:
-        """Close the descriptor."""
-        self._socket.close()
-
-    def detach(self) -> None:
-        """Leave the descriptor open, for a real transport."""
-        self._socket.detach()
+def _ended(connection: socket.SocketType, unread: int, reply: bytes) -> bytes | None:
+    """Send a reply, which leaves in one segment with the end of the connection; or the rest, if that stays open."""
+    try:
+        connection.recv(unread, _AT_ONCE)  # to close with it unread would reset the connection
+        rest = reply[connection.send(reply, _LAST) :]
+        if not rest:
+            connection.shutdown(socket.SHUT_WR)  # closing would wait for the supervisor to close its descriptor, too
+    except BlockingIOError:
+        rest = reply
+    except OSError:  # the client is gone
+        rest = b""
+    if rest:
+        connection.detach()
+        return rest
+    connection.close()
+    return None

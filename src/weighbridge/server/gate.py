@@ -7,9 +7,6 @@ from itertools import cycle
 from time import perf_counter
 from typing import Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-from uvicorn.server import ServerState
-
 from weighbridge.server.queue import Queue
 from weighbridge.server.scoreboard import Vitals
 from weighbridge.settings import Settings
@@ -66,8 +63,6 @@ class Gate:
         self._budget = max(settings.max_buffered_bytes, settings.max_body_bytes)
         self._holders: OrderedDict[Connection, int] = OrderedDict()
         self._paused: set[Connection] = set()
-        self._default_headers: list[tuple[bytes, bytes]] = []
-        self._starts: dict[int, str] = {}
         self._seconds = cycle(_RETRY_SECONDS)
 
     def hold(self, connection: Connection, size: int) -> None:
@@ -113,14 +108,3 @@ class Gate:
     def retry_after(self) -> str:
         """The header that tells a client when to come back, and not all of them at the same time."""
         return f"\r\nretry-after: {next(self._seconds)}"
-
-    def start_of_reply(self, state: ServerState, status: int) -> str:
-        """Status line and the headers that uvicorn gives every reply; it renews those, the date, once a second."""
-        if state.default_headers is not self._default_headers:
-            self._default_headers = state.default_headers
-            self._starts.clear()
-        start = self._starts.get(status)
-        if start is None:
-            lines = (b"%b: %b\r\n" % header for header in state.default_headers)
-            start = self._starts[status] = (STATUS_LINE[status] + b"".join(lines)).decode()
-        return start

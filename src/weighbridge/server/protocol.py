@@ -26,14 +26,14 @@ from uvicorn.server import ServerState
 
 from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.fast_route import joined
-from weighbridge.adapters.http.problems import Canned, Problem, RefusedRequest, Reply, internal_error
+from weighbridge.adapters.http.problems import Canned, Problem, RefusedRequest, Reply
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
-from weighbridge.server.bare import Bare
 from weighbridge.server.gate import Gate
 from weighbridge.server.head import Head, LaneRoute, body_too_large, headers_too_large, judge, url_too_long
 from weighbridge.server.lane import END_OF_HEAD, Lane
 from weighbridge.server.queue import Turn
+from weighbridge.server.replies import CLOSE, Replies
 from weighbridge.settings import Settings
 
 _LINGER_SECONDS = 2.0
@@ -71,6 +71,7 @@ class GateProtocol(HttpToolsProtocol):
     # Of all connections of a process. What each request needs is an instance's, too, where it is found sooner.
     gate: Gate
     lane: Lane
+    replies: Replies
     _limits: Settings
 
     # Of a connection on which nothing has happened. Most have no more than this and what `__init__` gives them.
@@ -83,7 +84,6 @@ class GateProtocol(HttpToolsProtocol):
     _refusal: RefusedRequest | None = None
     _discarded: int | None = None
     _turn: Turn | None = None
-    _unsent = b""
     _unread_since: float | None = None
     # Of the request that arrives
     _head: Head | None = None
@@ -109,11 +109,15 @@ class GateProtocol(HttpToolsProtocol):
         shared = vars(HttpToolsProtocol(config, server_state, app_state, loop))
         del shared["parser"]
         shared |= {"scheme": "https" if config.is_ssl else "http"}
-        shared |= {"gate": gate, "lane": app_state["lane"], "_limits": gate.settings}
+        lane: Lane = app_state["lane"]
+        shared |= {"gate": gate, "lane": lane, "_limits": gate.settings}
+        shared |= {"replies": Replies(lane.telemetry, server_state)}
         return type(cls.__name__, (cls,), shared)
 
     @override
-    def __init__(self) -> None:
+    def __init__(self, unsent: bytes = b"") -> None:
+        """A connection; one that owes its client no more than the rest of a reply has that `unsent`."""
+        self._unsent = unsent
         self._known_heads = self.lane.known_heads
         self._telemetry: RequestTelemetry = self.lane.telemetry
         # At rest: no request has begun, none is in hand.
@@ -199,27 +203,6 @@ class GateProtocol(HttpToolsProtocol):
             self._catch_up()
 
     # Called by the gate and the server
-
-    def answer_bare(self, bare: Bare) -> bool:
-        """Answer what has come on a connection, if it ends with that; whether it has, and needs no other transport."""
-        data = bare.received
-        end = data.find(END_OF_HEAD) + 4
-        head = self._known_heads.get(data[:end])
-        if head is None or head.keep_alive or len(data) - end != head.length:
-            return False
-        assert head.route is not None, "only requests for the fast lane have heads that are known"
-        if not head.route.is_quick:
-            return False
-        self.transport = bare
-        now = perf_counter()
-        try:
-            self._take(head, data[end:], now, now)
-        except Exception as exc:  # it must not cost the connections that were handed over with this one
-            self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))
-            bare.abort()
-            return True
-        self._unsent = bare.unsent
-        return not self._unsent
 
     def sweep(self, now: float) -> None:
         """End what has waited too long."""
@@ -510,7 +493,7 @@ class GateProtocol(HttpToolsProtocol):
             reply[0],
             perf_counter() - self._since,
         )
-        self._write(reply, request_id, end=retry + "\r\nconnection: close")
+        self.transport.write(self.replies.written(reply, request_id, retry + CLOSE))
         self._linger()
 
     def _linger(self) -> None:
@@ -601,19 +584,10 @@ class GateProtocol(HttpToolsProtocol):
 
     def _answer(self, head: Head, route: LaneRoute, body: bytes | bytearray, came: float, deadline: float) -> float:
         """Reply by the fast lane to what was whole at `came`; when that was ready. Times are perf_counter's."""
-        request_id = self._telemetry.request_id(head.given_id)
-        try:
-            reply = route.call(head.headers, body, request_id)
-        except Exception as exc:
-            self._telemetry.failed(exc, request_id=request_id)
-            reply = internal_error(request_id)
-        now = perf_counter()
-        if now > deadline:
-            self._telemetry.expired()
-            reply = too_late(request_id)
-        # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
-        self._give(reply, head, request_id, now)
+        keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
+        reply, now = self.replies.answer(head, route, body, came, deadline, "" if keep_alive else CLOSE)
+        self.transport.write(reply)
+        self._go_on_or_close(now, keep_alive=keep_alive)
         return now
 
     def _expire(self, request: _Waiting) -> None:
@@ -638,22 +612,16 @@ class GateProtocol(HttpToolsProtocol):
     def _give(self, reply: Reply, head: Head, request_id: str, now: float, more: str = "") -> None:
         """Write a reply of the fast lane, with `more` headers."""
         keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
-        self._write(reply, request_id, end=more if keep_alive else more + "\r\nconnection: close")
+        self.transport.write(self.replies.written(reply, request_id, more if keep_alive else more + CLOSE))
+        self._go_on_or_close(now, keep_alive=keep_alive)
+
+    def _go_on_or_close(self, now: float, *, keep_alive: bool) -> None:
         if keep_alive:
             self._since = now
             self._at_rest = True
         else:
             self._give_up_waiting()
             self._close()
-
-    def _write(self, reply: Reply, request_id: str, *, end: str) -> None:
-        status, media_type, body = reply
-        start = self.gate.start_of_reply(self.server_state, status)
-        head = (
-            f"{start}content-length: {len(body)}\r\n"
-            f"content-type: {media_type.decode()}\r\nx-request-id: {request_id}{end}\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
 
     def _hand_over(self, head: Head, body: bytes | bytearray) -> None:
         """Let uvicorn run the application, now that the body is whole. Raises RefusedRequest."""

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.bare import Bare
+from weighbridge.server.bare import BareAnswers
 from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
@@ -139,15 +139,20 @@ class DataPlane(uvicorn.Server):
     def _connection(self) -> type[GateProtocol]:
         return GateProtocol.bound_to(self._gate, self.config, self.server_state, self.lifespan.state)
 
+    @cached_property
+    def _bare_answers(self) -> BareAnswers:
+        return BareAnswers(self.lifespan.state["lane"], self._connection.replies)
+
     def adopt(self, connections: Iterable[int]) -> None:
         """Serve connections that were accepted elsewhere, by their descriptors."""
+        answer = self._bare_answers.answer
         for connection in connections:
             self._adopted += 1
-            protocol = self._connection()
-            if not self.config.is_ssl and _is_answered(connection, protocol):
+            rest = b"" if self.config.is_ssl else answer(connection)
+            if rest is None:
                 self._gate.vitals.closed += 1
             else:
-                self._go_on(self._adopt(connection, protocol))
+                self._go_on(self._adopt(connection, self._connection(rest)))
 
     async def _adopt(self, connection: int, protocol: GateProtocol) -> None:
         try:
@@ -197,18 +202,6 @@ class DataPlane(uvicorn.Server):
     @override
     def capture_signals(self) -> Iterator[None]:
         yield  # they are for whoever runs it
-
-
-def _is_answered(connection: int, protocol: GateProtocol) -> bool:
-    """Whether no transport has to be made of a connection: it has been answered, and has ended."""
-    try:
-        bare = Bare(connection)
-    except OSError:
-        return False
-    if protocol.answer_bare(bare):
-        return True
-    bare.detach()
-    return False
 
 
 def tune_memory() -> None:

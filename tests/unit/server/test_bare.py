@@ -13,6 +13,7 @@ from tests.unit.log import Log
 from tests.unit.server.behind_gate import Served, comparable, served
 from tests.waiting import DEADLINE
 from weighbridge.application.admission import SHORT
+from weighbridge.server.bare import BareAnswers
 from weighbridge.server.worker import DataPlane
 from weighbridge.settings import Settings
 
@@ -37,6 +38,7 @@ class Adopting:
         self.here = here
         self.plane = DataPlane(FastAPI, Settings(), here.gate, lambda: None)
         vars(self.plane)["_connection"] = here.protocol
+        vars(self.plane)["_bare_answers"] = BareAnswers(here.lane, here.protocol.replies)
         self.plane.config.load()
 
     def knowing(self, request: bytes) -> "Adopting":

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
-from uvicorn.server import ServerState
 
 from weighbridge.server.gate import Gate
 from weighbridge.settings import Settings
@@ -216,19 +215,3 @@ def test_a_connection_that_cannot_be_swept_does_not_end_all_sweeping(gate: Gate,
     clock.next()
 
     assert healthy.swept
-
-
-def test_a_reply_starts_with_its_status_and_the_servers_headers(gate: Gate) -> None:
-    state = ServerState()
-    state.default_headers = [(b"date", b"today"), (b"x", b"y")]
-
-    assert gate.start_of_reply(state, 404) == "HTTP/1.1 404 Not Found\r\ndate: today\r\nx: y\r\n"
-
-
-def test_a_reply_has_the_date_that_the_server_has(gate: Gate) -> None:
-    state = ServerState()
-    state.default_headers = [(b"date", b"today")]
-    gate.start_of_reply(state, 200)
-    state.default_headers = [(b"date", b"tomorrow")]
-
-    assert gate.start_of_reply(state, 200) == "HTTP/1.1 200 OK\r\ndate: tomorrow\r\n"

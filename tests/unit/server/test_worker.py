@@ -14,7 +14,6 @@ from tests.starving import room_for
 from tests.waiting import DEADLINE
 from weighbridge.application.catalogue import Catalogue, ModelEntry
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.bare import Bare
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
 from weighbridge.server.lineup import Lineup
@@ -232,18 +231,19 @@ def test_an_application_that_cannot_serve_its_models_says_so_in_one_line(
     assert "Traceback" not in caplog.text
 
 
-class Unanswering(asyncio.Protocol):
-    """A connection that needs a transport, whatever has come on it."""
+class Unanswered:
+    """In place of BareAnswers: every connection needs a transport."""
 
-    def answer_bare(self, bare: Bare) -> bool:
-        return not bare
+    def answer(self, _descriptor: int) -> bytes:
+        return b""
 
 
 @pytest.fixture
 def plane() -> DataPlane:
     """One that serves nothing yet."""
     plane = DataPlane(FastAPI, Settings(), Gate(Settings()), lambda: None)
-    vars(plane)["_connection"] = Unanswering
+    vars(plane)["_connection"] = lambda _unsent: asyncio.Protocol()
+    vars(plane)["_bare_answers"] = Unanswered()
     plane.config.load()
     return plane
 
