@@ -26,6 +26,7 @@ _TWICE = 1.8
 _FULLEST = 0.6
 _NO_SLOWER = 0.95
 _AGAINST_FASTAPI, _AGAINST_CONSTANT = 10, 2
+_OF_THE_CEILING = 0.9
 
 
 def memory() -> Iterator[Row]:
@@ -96,14 +97,17 @@ def fast_road() -> Iterator[Row]:
             for name, workers in (("behind", 1), ("alone", 0))
         }
         for module in ("constant_app", "fastapi_app"):
-            ports[module] = stack.enter_context(_peer(module, pinned))
-        for title, headers in (
-            (f"keep-alive, {_CONNECTIONS} connections", {}),
-            ("a connection per request", {"Connection": "close"}),
-        ):
-            wrks = {name: _wrk(port, name, headers) for name, port in ports.items()}
-            per_second = _by_turns({name: partial(_per_second, wrk) for name, wrk in wrks.items()})
-            yield from _rows_of_the_road(title, per_second)
+            uvicorn = ("uvicorn", f"benchmarks.servers.{module}:app", "--no-access-log", "--log-level", "warning")
+            ports[module] = stack.enter_context(_peer(uvicorn, pinned))
+        yield from _rows_of_the_road(f"keep-alive, {_CONNECTIONS} connections", _bursts_of_the_road(ports, {}))
+        ports["ceiling"] = stack.enter_context(_peer(("benchmarks.servers.ceiling",), pinned))
+        per_second = _bursts_of_the_road(ports, {"Connection": "close"})
+        yield from _rows_of_the_road("a connection per request", per_second)
+
+
+def _bursts_of_the_road(ports: Mapping[str, int], headers: Mapping[str, str]) -> dict[str, list[float]]:
+    wrks = {name: _wrk(port, name, headers) for name, port in ports.items()}
+    return _by_turns({name: partial(_per_second, wrk) for name, wrk in wrks.items()})
 
 
 def _rows_of_the_road(title: str, per_second: Mapping[str, list[float]]) -> Iterator[Row]:
@@ -112,7 +116,10 @@ def _rows_of_the_road(title: str, per_second: Mapping[str, list[float]]) -> Iter
         ("alone", "the same in one process (workers = 0)", _NO_SLOWER),
         ("constant_app", "uvicorn's constant reply", _AGAINST_CONSTANT),
         ("fastapi_app", "bare FastAPI", _AGAINST_FASTAPI),
+        ("ceiling", "what wrk gets from a server that looks at nothing", _OF_THE_CEILING),
     ):
+        if name not in per_second:
+            continue
         ratios = [one / two for one, two in zip(ours, per_second[name], strict=True)]
         yield Row(
             f"the fast road behind the supervisor: {title}",
@@ -150,13 +157,10 @@ def _wrk(port: int, name: str, headers: Mapping[str, str] | None = None, cores: 
 
 
 @contextmanager
-def _peer(module: str, prefix: tuple[str, ...]) -> Iterator[int]:
-    """A peer of the benchmarks, on uvicorn in our own environment; the port it answers on."""
+def _peer(module: tuple[str, ...], prefix: tuple[str, ...]) -> Iterator[int]:
+    """A peer of the benchmarks, in our own environment: a module, and its arguments; the port it answers on."""
     port = free_port()
-    options = ("--port", str(port), "--no-access-log", "--log-level", "warning")
-    process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", "uvicorn", f"benchmarks.servers.{module}:app", *options], cwd=ROOT
-    )
+    process = subprocess.Popen([*prefix, sys.executable, "-m", *module, "--port", str(port)], cwd=ROOT)
     try:
         until = monotonic() + DEADLINE
         while not is_listening(port):
