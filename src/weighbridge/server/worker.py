@@ -145,10 +145,9 @@ class DataPlane(uvicorn.Server):
 
     def adopt(self, connections: Iterable[int]) -> None:
         """Serve connections that were accepted elsewhere, by their descriptors."""
-        answer = self._bare_answers.answer
         for connection in connections:
             self._adopted += 1
-            rest = b"" if self.config.is_ssl else answer(connection)
+            rest = b"" if self.config.is_ssl else self._bare_answers.answer(connection)
             if rest is None:
                 self._gate.vitals.closed += 1
             else:

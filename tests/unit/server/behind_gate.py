@@ -19,7 +19,7 @@ from tests.unit.models import FakeLoader, FakeModel
 from weighbridge.adapters.http import envelope
 from weighbridge.adapters.http.models import ModelHost
 from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server import protocol, queue
+from weighbridge.server import bare, protocol, queue, replies
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
 from weighbridge.server.protocol import GateProtocol
@@ -57,7 +57,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        for module in (envelope, protocol, queue):
+        for module in (bare, envelope, protocol, queue, replies):
             monkeypatch.setattr(module, "perf_counter", self)
 
     def __call__(self) -> float:
