@@ -6,6 +6,7 @@ asks for more than it answers is the load generator: no server on the same core 
 
 import argparse
 import socket
+from contextlib import suppress
 
 _REPLY = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 41\r\nconnection: close\r\n\r\n"
@@ -22,9 +23,9 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", parser.parse_args().port), backlog=_BACKLOG) as listener:
         while True:
             client, _ = listener.accept()
-            client.recv(_LARGEST_REQUEST)
-            client.sendall(_REPLY)
-            client.close()
+            with client, suppress(OSError):
+                client.recv(_LARGEST_REQUEST)
+                client.sendall(_REPLY)
 
 
 if __name__ == "__main__":

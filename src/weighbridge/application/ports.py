@@ -24,7 +24,10 @@ class Model(Protocol):
         ...
 
     def predict(self, batch: Batch) -> Outputs:
-        """Score rows that fit the signature; raises whatever its library does. Called by one thread at a time."""
+        """Score rows that fit the signature; raises FeatureTooLarge, or whatever its library does.
+
+        Called by one thread at a time.
+        """
         ...
 
 

@@ -21,7 +21,6 @@ from weighbridge.domain.errors import (
 from weighbridge.domain.signature import Kind, Signature
 
 _SINGLE = float(np.finfo(np.float32).max)
-_INT32 = np.iinfo(np.int32)
 
 _FEW = 16  # numbers, which Python looks at sooner than numpy does
 
@@ -53,8 +52,10 @@ class Served:
         try:
             outputs = self._model.predict(batch)
             self._check_types(outputs, count)
+        except FeatureTooLarge:
+            raise
         except Exception as exc:
-            _check_magnitudes(batch, overflowed=isinstance(exc, OverflowError))
+            _check_magnitudes(batch)
             raise InferenceFailed from exc
         for place in self._floats:
             _check_finite(outputs[place], count)
@@ -79,24 +80,16 @@ class Served:
                     )
 
 
-def _check_magnitudes(batch: Batch, *, overflowed: bool) -> None:
-    """Raises FeatureTooLarge for a number of the kind that libraries refuse when they make it single precision.
-
-    Where the model `overflowed`, also for an integer beyond 32 bits: there are good ones among them, such as times.
-    """
+def _check_magnitudes(batch: Batch) -> None:
+    """Raises FeatureTooLarge for a number of the kind that libraries refuse when they make it single precision."""
     found = []
     for column, values in zip(batch.signature.inputs, batch.columns().values(), strict=True):
         if column.kind is Kind.FLOAT:
-            least, most, told = -_SINGLE, _SINGLE, "3.4e38"
-        elif column.kind is Kind.INT and overflowed:
-            least, most, told = _INT32.min, _INT32.max, str(_INT32.max)
-        else:
-            continue
-        places = np.argwhere((values < least) | (values > most))
-        found += [(int(place[0]), column.name, told) for place in places[:1]]
+            places = np.argwhere(np.abs(values) > _SINGLE)
+            found += [(int(place[0]), column.name) for place in places[:1]]
     if found:
-        row, name, told = min(found, key=itemgetter(0))
-        raise FeatureTooLarge(most=told, column=name, row=row if len(batch) > 1 else None)
+        row, name = min(found, key=itemgetter(0))
+        raise FeatureTooLarge(most="3.4e38", column=name, row=row if len(batch) > 1 else None)
 
 
 def _check_finite(values: NDArray[np.float64], count: int) -> None:

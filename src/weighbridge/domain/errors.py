@@ -51,7 +51,7 @@ class FeaturesNotFinite(WeighbridgeError):
 
 
 class FeatureTooLarge(WeighbridgeError):
-    """A model that failed was given a number beyond the 32 bits in which many compute.
+    """A number is beyond what a model computes in: single precision, of one that failed, or integers of 32 bits.
 
     `most` is the greatest that there is; `row` is the index of the first such row in a batch, None for a single
     prediction; `column` is the input.

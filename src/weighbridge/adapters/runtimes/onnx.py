@@ -15,7 +15,7 @@ from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.onnx_external import refuse_external_data
 from weighbridge.application.ports import Model
 from weighbridge.domain.batch import DTYPES, Batch, Outputs
-from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.errors import FeatureTooLarge, ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
 
 Feed = Callable[[Batch], dict[str, NDArray[Any]]]
@@ -77,13 +77,16 @@ class OnnxModel:
         if self._bound is not None:
             try:
                 return self._bound(batch.rows[0])
-            except (OverflowError, struct.error):  # it is beyond the type: of it comes an infinity, or an error
+            except Exception:  # the ordinary way makes of it what there is to be made: infinities, or an error
                 pass
         feed = self._feed(batch)
         found = self._session.run(None, feed)
         settled = self._settled(found, 1)
         if self._may_be_bound:
-            self._bound = _BoundRow(self._session, feed, found, settled)
+            self._may_be_bound = False
+            bound = _BoundRow(self._session, feed, found, settled)
+            if bound.finds(found):
+                self._bound = bound
         return settled
 
     def _settled(self, found: list[Any], count: int) -> Outputs:
@@ -98,7 +101,7 @@ class OnnxModel:
 class _BoundRow:
     """A graph that reads one row, and writes its outputs, where they always are: that takes half of the time of `run`.
 
-    It is made of what was fed and found for another row, and `settled` as the outputs are wanted.
+    It is made of what was fed and `found` for another row, and of that `settled` as the outputs are wanted.
     """
 
     def __init__(self, session: Any, feed: Mapping[str, NDArray[Any]], found: list[Any], settled: Outputs) -> None:
@@ -108,20 +111,37 @@ class _BoundRow:
         self._cells = kept.data
         self._pack = struct.Struct(f"{kept.size}{kept.dtype.char}").pack_into
         binding.bind_input(name, *_place(kept))
-        self._outputs = []
-        for output, values, wanted in zip(session.get_outputs(), found, settled, strict=True):
-            kept = np.empty_like(values)
-            binding.bind_output(output.name, *_place(kept))
-            self._outputs.append((kept.reshape(wanted.shape), wanted.dtype))
+        self._kept = [_inverted(values) for values in found]
+        for output, values in zip(session.get_outputs(), self._kept, strict=True):
+            binding.bind_output(output.name, *_place(values))
+        self._outputs = [
+            (values.reshape(wanted.shape), wanted.dtype) for values, wanted in zip(self._kept, settled, strict=True)
+        ]
         self._binding = binding._iobinding
         self._run = session._sess.run_with_iobinding  # what `run_with_iobinding` calls, after checks for graphics cards
         self._options = onnxruntime.RunOptions()  # else made for each call
 
+    def finds(self, found: list[Any]) -> bool:
+        """Whether it gives for the row that it was made of what was `found`.
+
+        Where an output is an input, ONNX Runtime writes nothing; where it is random, nothing is found twice.
+        """
+        self._run(self._binding, self._options)
+        return all(ours.tobytes() == theirs.tobytes() for ours, theirs in zip(self._kept, found, strict=True))
+
     def __call__(self, row: Sequence[Any]) -> Outputs:
-        """Score a row of numbers. Raises OverflowError, struct.error for one that the graph's type cannot hold."""
+        """Score a row of numbers. Raises what ONNX Runtime does, or `struct` for one that the tensor cannot hold."""
         self._pack(self._cells, 0, *row)
         self._run(self._binding, self._options)
         return tuple([values.astype(dtype) for values, dtype in self._outputs])
+
+
+def _inverted(values: NDArray[Any]) -> NDArray[Any]:
+    """An array of this kind in which no byte is the same."""
+    array = np.array(values)
+    octets = array.view(np.uint8)
+    np.invert(octets, out=octets)
+    return array
 
 
 def _place(values: NDArray[Any]) -> tuple[Any, ...]:
@@ -131,11 +151,12 @@ def _place(values: NDArray[Any]) -> tuple[Any, ...]:
 
 def _are_numbers(signature: Signature, session: Any) -> bool:
     """Whether a row is no more than the numbers of one tensor, and what comes out are numbers, too."""
-    plain = [not (column.width or column.nullable or column.kind is Kind.STRING) for column in signature.inputs]
+    plain = not any(column.width or column.nullable or column.categories for column in signature.inputs)
+    tensors = [*session.get_inputs(), *session.get_outputs()]
     return (
         len(session.get_inputs()) == 1
-        and (signature.vector is not None or all(plain))
-        and all(output.type in _NUMBERS for output in session.get_outputs())
+        and (signature.vector is not None or plain)
+        and all(tensor.type in _NUMBERS for tensor in tensors)
     )
 
 
@@ -219,10 +240,14 @@ class _ByName:
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         columns = batch.columns()
         count = len(batch)
-        return {
-            name: _narrowed(columns[name], dtype).reshape((count,) if rank == 1 else (count, -1))
-            for name, dtype, rank in self._inputs
-        }
+        feed = {}
+        for name, dtype, rank in self._inputs:
+            cells = columns[name].reshape(count, -1)
+            if dtype is np.int32:
+                _check_32_bits(cells, [name] * cells.shape[1])
+            cells = cells.astype(dtype, copy=False)
+            feed[name] = cells.ravel() if rank == 1 else cells
+        return feed
 
 
 class _AsMatrix:
@@ -230,22 +255,26 @@ class _AsMatrix:
         self._name = tensor.name
         self._dtype = dtype
         self._is_flat = len(tensor.shape) == 1 and signature.width == 1
+        self._columns = [column.name for column in signature.inputs for _ in range(column.width or 1)]
 
     @np.errstate(over="ignore")  # as above
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         if self._dtype is np.object_:
             cells: NDArray[Any] = np.column_stack([*batch.columns().values()])
         else:
+            if self._dtype is np.int32:
+                _check_32_bits(batch.matrix(np.int64), self._columns)
             cells = batch.matrix(self._dtype)
         return {self._name: cells.ravel() if self._is_flat else cells}
 
 
-def _narrowed(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """The values in a tensor's type. Raises OverflowError for an integer that this cannot hold."""
-    narrowed = values.astype(dtype, copy=False)
-    if dtype is np.int32 and not np.array_equal(narrowed, values):
-        raise OverflowError("expected integers of 32 bits, got greater ones")
-    return narrowed
+def _check_32_bits(cells: NDArray[Any], columns: Sequence[str]) -> None:
+    """Raises FeatureTooLarge for an integer beyond them, in a matrix whose columns belong to these inputs."""
+    places = np.argwhere(cells != cells.astype(np.int32))
+    if len(places):
+        row, place = places[0].tolist()
+        most = str(np.iinfo(np.int32).max)
+        raise FeatureTooLarge(most=most, column=columns[place], row=row if len(cells) > 1 else None)
 
 
 def _fitting(tensor: Any, column: Column, width: int | None = None) -> DTypeLike:

@@ -13,7 +13,7 @@ from tests.unit.adapters.runtimes.fitted import manifest, predict, reloaded, vec
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.adapters.runtimes.onnx_external import MESSAGES
-from weighbridge.domain.errors import ModelRefused
+from weighbridge.domain.errors import FeatureTooLarge, ModelRefused
 from weighbridge.domain.signature import Column, Kind
 
 FLOAT = Column(name="a", kind=Kind.FLOAT)
@@ -110,14 +110,37 @@ def test_a_number_beyond_single_precision_is_an_infinity_for_the_first_row_and_f
 
 
 @pytest.mark.parametrize("name", ["a", "x"])
-@pytest.mark.parametrize("rows", [[[2**31]], [[-(2**31) - 1]], [[2**32 + 5], [1]]])
-def test_an_integer_beyond_a_tensor_of_32_bits_is_not_cut_down_to_them(name: str, rows: list[list[int]]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "row"),
+    [([[2**31]], None), ([[-(2**31) - 1]], None), ([[1], [2**32 + 5]], 1)],
+    ids=["more", "less", "rows"],
+)
+def test_an_integer_beyond_a_tensor_of_32_bits_is_refused_with_its_place(
+    name: str, rows: list[list[int]], row: int | None
+) -> None:
     _, model = reloaded("onnx", identity(TensorProto.INT32, ["n"], name), (INT,))
     assert [predict(model, [[value]])[0].tolist() for value in (2**31 - 1, -(2**31))] == [[2**31 - 1], [-(2**31)]]
 
     for _ in range(2):
-        with pytest.raises(OverflowError):
+        with pytest.raises(FeatureTooLarge, match="at most 2147483647 for a") as caught:
             predict(model, rows)
+        assert (caught.value.row, caught.value.column) == (row, "a")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_of_several_columns_the_one_that_is_beyond_its_tensor_is_told(*, alone: bool) -> None:
+    two = graph(
+        [("Cast", ["b"], ["wide"]), ("Add", ["a", "wide"], ["y"])],
+        {"a": (TensorProto.INT64, ["n"]), "b": (TensorProto.INT32, ["n"])},
+        {"y": (TensorProto.INT64, ["n"])},
+    )
+    two.graph.node[0].attribute.append(helper.make_attribute("to", TensorProto.INT64))
+    columns = (INT, Column(name="b", kind=Kind.INT))
+    in_one, by_name = identity(TensorProto.INT32, ["n", 2]), two
+    _, model = reloaded("onnx", in_one if alone else by_name, columns)
+
+    with pytest.raises(FeatureTooLarge, match="for b in row 1"):
+        predict(model, [[7 if alone else 2**40, 1], [7 if alone else 2**40, 2**31]])
 
 
 NUMBERS = (INT, Column(name="b", kind=Kind.FLOAT), Column(name="c", kind=Kind.BOOL))
@@ -146,6 +169,65 @@ def test_rows_get_the_same_bits_alone_and_in_a_batch(of: int, inputs: tuple[Colu
     alone = [predict(model, [row])[0] for row in rows * 2]
 
     assert np.concatenate(alone).tobytes() == np.concatenate([wanted, wanted]).tobytes()
+
+
+def test_a_vector_of_texts_is_taken_every_time() -> None:
+    texts = (Column(name="features", kind=Kind.STRING, width=2),)
+    _, model = reloaded("onnx", identity(TensorProto.STRING, ["n", 2]), texts)
+
+    assert [predict(model, [["a", one]])[0].tolist() for one in "bcd"] == [[["a", one]] for one in "bcd"]
+
+
+def test_an_output_that_is_the_input_comes_for_every_row() -> None:
+    passing = graph(
+        [("Neg", ["x"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", 2])},
+        {"x": (TensorProto.FLOAT, ["n", 2]), "y": (TensorProto.FLOAT, ["n", 2])},
+    )
+    _, model = reloaded("onnx", passing, vector(2))
+
+    for row in ([1.0, 2.0], [3.0, 4.0], [-1.0, 0.5]):
+        same, negative = predict(model, [row])
+        assert (same.tolist(), negative.tolist()) == ([row], [[-cell for cell in row]])
+
+
+def test_an_output_whose_rank_depends_on_the_row_comes_for_every_row() -> None:
+    value = helper.make_tensor_value_info("value", TensorProto.FLOAT, None)
+    then, other = (
+        helper.make_graph([helper.make_node(*node)], "branch", [], [value])
+        for node in (("Identity", ["x"], ["value"]), ("Reshape", ["x", "flat"], ["value"]))
+    )
+    model = graph(
+        [("ReduceSum", ["x"], ["sum"]), ("Greater", ["sum", "zero"], ["is_more"]), ("If", ["is_more"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["n", 1])},
+        {"y": (TensorProto.FLOAT, None)},
+        initializer=[
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+        ],
+    )
+    model.graph.node[0].attribute.append(helper.make_attribute("keepdims", 0))
+    model.graph.node[2].attribute.extend(
+        [helper.make_attribute("then_branch", then), helper.make_attribute("else_branch", other)]
+    )
+    _, ours = reloaded("onnx", model, vector(1))
+
+    assert [predict(ours, [[cell]])[0].tolist() for cell in (1.0, -2.0, 3.0, -4.0)] == [[1.0], [-2.0], [3.0], [-4.0]]
+
+
+def test_several_outputs_come_for_every_row() -> None:
+    two = graph(
+        [("Neg", ["x"], ["less"]), ("ArgMax", ["x"], ["most"])],
+        {"x": (TensorProto.FLOAT, ["n", 3])},
+        {"most": (TensorProto.INT64, ["n", 1]), "less": (TensorProto.FLOAT, ["n", 3])},
+    )
+    two.graph.node[1].attribute.append(helper.make_attribute("axis", 1))
+    _, model = reloaded("onnx", two, vector(3))
+
+    for row, most in (([1.0, 2.0, 0.0], 1), ([3.0, 2.0, 0.0], 0), ([3.0, 2.0, 9.0], 2)):
+        found = predict(model, [row])
+        assert [values.tolist() for values in found] == [[most], [[-cell for cell in row]]]
+        assert [values.dtype for values in found] == [np.int64, np.float64]
 
 
 def test_outputs_that_are_a_column_come_as_a_vector_for_every_row() -> None:
