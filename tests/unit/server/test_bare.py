@@ -179,6 +179,18 @@ def test_a_client_that_is_gone_before_its_reply_costs_nobody_else(
     assert adopting.plane.connections == 0
 
 
+def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed(adopting: Adopting) -> None:
+    with socket.socket() as gone:
+        descriptor = gone.fileno()
+
+    async def adopt() -> None:
+        adopting.plane.adopt([descriptor])
+
+    adopting.here.loop.run_until_complete(adopt())
+
+    assert (adopting.plane.connections, adopting.here.gate.vitals.closed) == (0, 1)
+
+
 def test_a_fault_while_one_is_answered_costs_no_other(
     log: Log, adopting: Adopting, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

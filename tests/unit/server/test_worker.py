@@ -248,20 +248,6 @@ def plane() -> DataPlane:
     return plane
 
 
-def a_descriptor_that_is_gone() -> int:
-    with socket.socket() as gone:
-        return gone.fileno()
-
-
-def test_a_connection_that_is_gone_before_it_is_adopted_is_counted_as_closed(plane: DataPlane) -> None:
-    async def main() -> None:
-        plane.adopt([a_descriptor_that_is_gone()])
-
-    asyncio.run(main())
-
-    assert (plane.connections, plane._gate.vitals.closed) == (0, 1)
-
-
 def test_a_worker_that_ends_waits_for_the_connections_that_it_is_adopting(plane: DataPlane) -> None:
     async def main() -> None:
         plane.lifespan = plane.config.lifespan_class(plane.config)
