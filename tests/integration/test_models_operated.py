@@ -254,6 +254,23 @@ def test_what_a_worker_is_killed_at_opening_none_serves(operated: Operated) -> N
     assert (operated.answers(), operated.live()) == ({(1.0, "1")}, "1")
 
 
+def test_workers_keep_to_cores_of_their_own_while_a_version_is_opened(operated: Operated) -> None:
+    cores = os.sched_getaffinity(operated.service.process.pid)
+    own = (sorted(cores) * 2)[:2]
+    workers = [int(worker["pid"]) for worker in admin(operated.service, "GET", "/workers").json()]
+    with ThreadPoolExecutor() as operator:
+        activation = operator.submit(activate, operated.service, "2")
+        with operated.gate.opening() as probe:
+            assert [os.sched_getaffinity(worker) for worker in workers] == [cores - {*own} | {core} for core in own]
+            assert os.sched_getaffinity(probe) == cores
+        operated.gate.let(2)
+        assert activation.result().json()["live"] == "2"
+
+    threads = [int(thread.name) for worker in workers for thread in Path(f"/proc/{worker}/task").iterdir()]
+    assert [os.sched_getaffinity(thread) for thread in threads] == [cores] * len(threads)
+    assert activate(operated.service, "1").json()["live"] == "1"
+
+
 def test_workers_are_replaced_when_an_operation_is_done(operated: Operated) -> None:
     with ThreadPoolExecutor() as operator:
         activation = operator.submit(activate, operated.service, "2")

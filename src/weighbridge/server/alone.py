@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from time import monotonic
 
 from starlette.types import ASGIApp
@@ -94,6 +94,10 @@ class Alone:
         )
         processes = process_families([status], {}, self._settings)
         return Totals().exposition([self._memory], [*processes, *self._rollouts.metrics()])
+
+    def apart(self) -> nullcontext[None]:
+        """There is nobody else."""
+        return nullcontext()
 
     async def prepare(self, name: str, version: str) -> None:
         """Open a version. Raises ModelRefused."""

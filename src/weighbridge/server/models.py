@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol, TypeVar
@@ -55,6 +55,10 @@ class Prover(Protocol):
 
 class Hosts(Protocol):
     """All who serve the models: the workers, or the one process. Those who join serve what the lineup says."""
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Have them not stand in each other's way while a version is opened."""
+        ...
 
     async def prepare(self, name: str, version: str) -> None:
         """Have each open a version, beside those that are live. Raises ModelRefused when one cannot."""
@@ -328,8 +332,9 @@ class Rollouts:
         """Prove a version, and have all prepare it. Raises ModelRefused."""
         standing = self._standings[name]
         try:
-            await self._prove(name, version, found)
-            await self._hosts.prepare(name, version)
+            with self._hosts.apart():
+                await self._prove(name, version, found)
+                await self._hosts.prepare(name, version)
         except ModelRefused as exc:
             standing.refused[version] = found, str(exc)
             self._hosts.abort()

@@ -1,9 +1,11 @@
 """How a process opens a version of a model while it serves others."""
 
 import asyncio
+import os
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Protocol
 
 from weighbridge.application.catalogue import Catalogue
@@ -49,6 +51,7 @@ class Opening:
     def __init__(self, models: Models) -> None:
         self.models = models
         self._opened: Any = None
+        self._cores = os.sched_getaffinity(0)
         sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def prepare(self, name: str, version: str) -> None:
@@ -59,7 +62,7 @@ class Opening:
         """
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()  # so it cannot be cancelled: whoever waits for it just goes away
-        threading.Thread(target=_run, args=(self.models, name, version, future), daemon=True).start()
+        threading.Thread(target=self._run, args=(name, version, future), daemon=True).start()
         self._opened = await asyncio.wrap_future(future)
 
     def install(self) -> None:
@@ -71,14 +74,15 @@ class Opening:
         """Forget what was opened."""
         self._opened = None
 
-
-def _run(models: Models, name: str, version: str, future: Future[Any]) -> None:
-    try:
-        give_way()
-        future.set_result(models.open(name, version))
-    except ModelRefused as exc:
-        future.set_exception(exc)
-    except Exception as exc:
-        future.set_exception(
-            ModelRefused(f"models/{name}/{version}: expected it to open, got {type(exc).__name__}: {exc}")
-        )
+    def _run(self, name: str, version: str, future: Future[Any]) -> None:
+        try:
+            with suppress(OSError):  # a sandbox may forbid it, but then it forbids what is undone here, too
+                os.sched_setaffinity(0, self._cores)  # the thread that has started this one may be kept to a core
+            give_way()
+            future.set_result(self.models.open(name, version))
+        except ModelRefused as exc:
+            future.set_exception(exc)
+        except Exception as exc:
+            future.set_exception(
+                ModelRefused(f"models/{name}/{version}: expected it to open, got {type(exc).__name__}: {exc}")
+            )

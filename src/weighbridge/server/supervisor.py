@@ -8,7 +8,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import randbelow
 
@@ -25,6 +25,7 @@ from weighbridge.server.listener import most_connections
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.process import TICK_SECONDS, WorkerProcess
 from weighbridge.server.systemd import notify, notify_reloading
+from weighbridge.server.yielding import keep_apart, let_mingle
 from weighbridge.settings import InvalidSettings, Settings
 
 _FIRST_DELAY = 0.25
@@ -280,6 +281,16 @@ class Supervisor:
         self._dispatcher.offer()
 
     # Models
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Have each worker answer on a core of its own meanwhile."""
+        confined = keep_apart([worker.pid for worker in self._workers])
+        try:
+            yield
+        finally:
+            there = {worker.pid for worker in self._workers}  # the number of one that has ended may be another's by now
+            let_mingle(pid for pid in confined if pid in there)
 
     async def prepare(self, name: str, version: str) -> None:
         """Have one worker after the other open a version: others have the processor to themselves meanwhile.

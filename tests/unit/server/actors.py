@@ -23,13 +23,16 @@ from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor import Supervisor
 from weighbridge.settings import Settings
 
+_NO_PROCESS = 2**22
+"""Linux gives no process this number, nor a higher one."""
+
 
 class Actor:
     """A worker. What it does when it is asked for something is up to what the stage `plays`."""
 
     def __init__(self, on_stage: "Stage", descriptor: int, number: int) -> None:
         self.number = number
-        self.pid = os.getpid()
+        self.pid = _NO_PROCESS + number
         self._on_stage = on_stage
         self._end = Channel(socket.socket(fileno=os.dup(descriptor)))
         self.pidfd, self._life = os.pipe()

@@ -43,20 +43,48 @@ def test_an_application_that_serves_no_models_opens_none() -> None:
 
 
 class Noting(NoModels):
-    """Notes the scheduling policy under which it opens."""
+    """Notes under which policy, and on which cores, it opens."""
 
     @override
-    def open(self, _name: str, _version: str) -> int:
-        return os.sched_getscheduler(0)  # of the calling thread
+    def open(self, _name: str, _version: str) -> tuple[int, set[int]]:
+        return os.sched_getscheduler(0), os.sched_getaffinity(0)  # of the calling thread
 
     @override
-    def install(self, opened: int) -> None:
-        self.policy = opened
+    def install(self, opened: tuple[int, set[int]]) -> None:
+        self.policy, self.cores = opened
 
 
 def test_what_answers_requests_goes_before_what_opens_a_version() -> None:
     models = Noting()
     beside = Opening(models)
+
+    asyncio.run(beside.prepare("m", "1"))
+    beside.install()
+
+    assert models.policy == os.SCHED_BATCH
+
+
+def test_a_version_is_opened_on_any_core_while_what_answers_keeps_to_one() -> None:
+    models = Noting()
+    beside, cores = Opening(models), os.sched_getaffinity(0)
+
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        asyncio.run(beside.prepare("m", "1"))
+    finally:
+        os.sched_setaffinity(0, cores)
+    beside.install()
+
+    assert models.cores == cores
+
+
+def test_a_version_is_opened_where_a_sandbox_lets_nobody_choose_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    models = Noting()
+    beside = Opening(models)
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
 
     asyncio.run(beside.prepare("m", "1"))
     beside.install()

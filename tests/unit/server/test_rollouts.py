@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,9 @@ class FakeHosts:
         self.may_open = asyncio.Event()
         self.may_open.set()
         self.on_commit: Callable[[], None] = lambda: None
+
+    def apart(self) -> nullcontext[None]:
+        return nullcontext()
 
     async def prepare(self, name: str, version: str) -> None:
         self.opened.append((name, version))

@@ -17,6 +17,7 @@ from tests.unit.log import Log
 from tests.unit.server.actors import Actor, Stage, stage
 from weighbridge.adapters.repository import FoundVersion
 from weighbridge.domain.errors import ModelRefused, NothingToRollBack
+from weighbridge.server import supervisor
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Outcome, Stopping
 from weighbridge.server.models import CannotStart
@@ -51,6 +52,23 @@ def test_all_workers_serve_what_all_have_opened(play: Callable[..., None]) -> No
         assert [actor.live for actor in on.living] == [{"m": "2"}, {"m": "2"}]
         await on.until(lambda: all(actor.lineup.catalogue["m"].live == "2" for actor in on.living))
         assert len(on.actors) == 2
+
+    play(scene)
+
+
+def test_a_worker_that_ends_while_a_version_is_opened_is_not_moved_any_more(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    monkeypatch.setattr(supervisor, "keep_apart", list)
+    monkeypatch.setattr(supervisor, "let_mingle", moved.extend)
+
+    async def scene(on: Stage) -> None:
+        first, second = on.actors
+        with on.supervisor.apart():
+            first.end(0)
+            await on.until(lambda: first.pid not in [report.pid for report in on.supervisor.workers()])
+        assert moved == [second.pid]
 
     play(scene)
 

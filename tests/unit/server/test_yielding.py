@@ -2,6 +2,8 @@ import errno
 import itertools
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from weighbridge.server import yielding
-from weighbridge.server.yielding import give_way, wake_at_once, wake_gently
+from weighbridge.server.yielding import give_way, keep_apart, let_mingle, wake_at_once, wake_gently
 
+USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 LINUX = tuple(map(int, os.uname().release.split(".")[:2]))
 
 
@@ -44,14 +47,13 @@ def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once(monkeypatch:
 
     in_a_thread(run)
 
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    assert [niceness for niceness, _ in seen] == [usual, min(19, usual + 15), 19]
+    assert [niceness for niceness, _ in seen] == [USUAL, 19, 19]
     assert (seen[1][1] > 10 * seen[0][1]) == (LINUX >= (6, 12))
 
 
-@pytest.mark.parametrize(("times", "nicer"), [([9, 0, 0, 0, 2], 15), ([5, 4, 0, 1, 0], 0)])
+@pytest.mark.parametrize(("times", "niceness"), [([9, 0, 0, 0, 2], 19), ([5, 4, 0, 1, 0], USUAL)])
 def test_a_thread_that_gives_way_keeps_its_share_of_a_machine_that_has_nothing_left(
-    monkeypatch: pytest.MonkeyPatch, times: list[int], nicer: int
+    monkeypatch: pytest.MonkeyPatch, times: list[int], niceness: int
 ) -> None:
     spend(monkeypatch, times)
     seen: list[int] = []
@@ -62,7 +64,7 @@ def test_a_thread_that_gives_way_keeps_its_share_of_a_machine_that_has_nothing_l
 
     in_a_thread(run)
 
-    assert seen == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + nicer)]
+    assert seen == [niceness]
 
 
 def test_a_thread_that_gives_way_interrupts_no_other_when_it_wakes() -> None:
@@ -112,3 +114,70 @@ def test_where_a_sandbox_forbids_it_it_goes_without(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
 
     wake_gently()
+
+
+class Cores:
+    """Those of a machine on which processes run, by the process; the one that asks has the number 0."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **of: set[int]) -> None:
+        self.of = {int(process.removeprefix("p")): cores for process, cores in of.items()}
+        monkeypatch.setattr(os, "sched_getaffinity", self.of.__getitem__)
+        monkeypatch.setattr(os, "sched_setaffinity", self.of.__setitem__)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "apart"),
+    [
+        ({2, 5}, 1, [{2, 5}]),
+        ({2, 5}, 2, [{2}, {5}]),
+        ({2, 5}, 3, [{2}, {5}, {2}]),
+        ({2, 5, 7, 9}, 2, [{2, 7, 9}, {5, 7, 9}]),
+        ({2}, 2, [{2}, {2}]),
+    ],
+)
+def test_processes_that_keep_apart_stay_off_the_cores_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, cores: set[int], processes: int, apart: list[set[int]]
+) -> None:
+    numbers = [*range(10, 10 + processes)]
+    machine = Cores(monkeypatch, p0=cores, **{f"p{number}": cores for number in numbers})
+
+    assert keep_apart(numbers) == numbers
+    assert [machine.of[number] for number in numbers] == apart
+
+
+def test_a_process_stays_on_the_cores_that_the_operator_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Cores(monkeypatch, p0={2, 5}, p10={2, 5}, p11={5}, p12={2, 5})
+
+    assert keep_apart([10, 11, 12]) == [10, 12]
+    assert machine.of == {0: {2, 5}, 10: {2}, 11: {5}, 12: {5}}
+
+
+def test_a_process_that_has_ended_is_passed_over() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+
+    assert keep_apart([ended.pid]) == []
+    let_mingle([ended.pid])
+
+
+def test_what_a_process_has_started_meanwhile_may_run_anywhere_again() -> None:
+    cores = os.sched_getaffinity(0)
+    code = "import threading; input(); threading.Thread(target=input).start(); print(); input()"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    keep_apart([process.pid for process in both])
+    for process in both:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+
+    let_mingle([process.pid for process in both])
+
+    threads = [thread for process in both for thread in Path(f"/proc/{process.pid}/task").iterdir()]
+    assert [os.sched_getaffinity(int(thread.name)) for thread in threads] == [cores] * 4
+    for process in both:
+        process.communicate("\n\n")
