@@ -165,10 +165,23 @@ def environment_of(server: Server) -> Path:
 
 
 def busy_seconds(core: int) -> float:
-    """Processor time that everything on `core` has used, and what the machine's host took from it."""
+    """For how long `core` has not been idle: what everything on it has used, and what the machine's host took from it.
+
+    Linux measures how long a core idles; what it does otherwise it only samples, once in some milliseconds.
+    """
+    _user, _nice, _system, idle, iowait, *_others = _ticks(core)
+    return monotonic() - (idle + iowait) / _TICKS
+
+
+def stolen_seconds(core: int) -> float:
+    """For how long the machine's host has kept `core` from work that was there."""
+    return _ticks(core)[7] / _TICKS
+
+
+def _ticks(core: int) -> list[int]:
+    """How `core` has spent its time, by the kinds of proc_stat(5)."""
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
-    user, nice, system, _idle, _iowait, irq, softirq, steal, *_guest = map(int, line.split()[1:])
-    return (user + nice + system + irq + softirq + steal) / _TICKS
+    return [*map(int, line.split()[1:])]
 
 
 def _free_ports(count: int) -> list[int]:

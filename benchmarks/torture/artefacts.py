@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +20,8 @@ FACTORS = {"1": 1.0, "2": 2.0}
 """Of the versions that are good: what they make of a row of ones."""
 
 _LARGE = (5_000, 25_000)
+_LARGE_FACTOR = _LARGE[0] * 1e-6 * _LARGE[1] * 1e-6
+"""What the large model makes of a row of which the sum is 1."""
 
 
 def write_good(models: Path, name: str, version: str) -> Path:
@@ -35,8 +37,11 @@ def spoil(artefact: Path) -> None:
     artefact.write_bytes(content)
 
 
-def write_large(models: Path, name: str, version: str) -> None:
-    """An ONNX model of 500 MB, which multiplies by two matrices."""
+def write_large(models: Path, name: str, versions: Sequence[str]) -> Path:
+    """An ONNX model of 500 MB, which multiplies by two matrices, under several versions; the path of its file.
+
+    Each has a golden row of its own, so that none is proven by another.
+    """
     wide, high = _LARGE
     first = numpy_helper.from_array(np.full((wide, high), 1e-6, np.float32), "first")
     second = numpy_helper.from_array(np.full((high, 1), 1e-6, np.float32), "second")
@@ -46,7 +51,20 @@ def write_large(models: Path, name: str, version: str) -> None:
         helper.make_node("MatMul", ["spreaded", "first"], ["hidden"]),
         helper.make_node("MatMul", ["hidden", "second"], ["prediction"]),
     ]
-    write_onnx(models / name / version, helper.make_model(_graph(nodes, [spread, first, second]), **_OPSET))
+    model = helper.make_model(_graph(nodes, [spread, first, second]), **_OPSET).SerializeToString()
+    artefact = models / name / versions[0] / "model.onnx"
+    start = _start("onnx", artefact.name, model)
+    for number, version in enumerate(versions):
+        directory = models / name / version
+        directory.mkdir(parents=True)
+        if number:
+            os.link(artefact, directory / artefact.name)
+        else:
+            artefact.write_bytes(model)
+        row = [float(number)] * WIDTH
+        golden = f"[[golden]]\ninput = {{ features = {row} }}\noutput = {{ prediction = {sum(row) * _LARGE_FACTOR} }}\n"
+        _manifest(directory, start, golden)
+    return artefact
 
 
 def write_onnx(directory: Path, model: onnx.ModelProto) -> None:
@@ -66,10 +84,14 @@ def _graph(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]) -> onnx
 def _write(directory: Path, runtime: str, file: str, artefact: bytes) -> None:
     directory.mkdir(parents=True)
     (directory / file).write_bytes(artefact)
-    _manifest(directory, f'runtime = "{runtime}"\nartefact = "{file}"\nsha256 = "{sha256(artefact).hexdigest()}"\n')
+    _manifest(directory, _start(runtime, file, artefact))
 
 
-def _manifest(directory: Path, start: str) -> None:
+def _start(runtime: str, file: str, artefact: bytes) -> str:
+    return f'runtime = "{runtime}"\nartefact = "{file}"\nsha256 = "{sha256(artefact).hexdigest()}"\n'
+
+
+def _manifest(directory: Path, start: str, end: str = "") -> None:
     columns = f"""
 [[inputs]]
 name = "features"
@@ -80,7 +102,7 @@ width = {WIDTH}
 name = "prediction"
 type = "float"
 """
-    (directory / "model.toml").write_text(start + columns, "utf-8")
+    (directory / "model.toml").write_text(start + columns + end, "utf-8")
 
 
 class _Run:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.processes import busy_seconds
+from benchmarks.processes import busy_seconds, stolen_seconds
 from benchmarks.torture.artefacts import FACTORS, WIDTH, artefact_of, spoil, write_good, write_hostile, write_large
 from benchmarks.torture.clients import Crowd, Load
-from benchmarks.torture.exchanges import HOST, Ask, Journal
+from benchmarks.torture.exchanges import HOST, UNSENT, Ask, Journal
 from benchmarks.torture.openloop import OpenLoop
 from benchmarks.torture.report import Row
 from benchmarks.torture.service import Service, running
@@ -33,12 +33,14 @@ _PAUSE_SECONDS = 0.01
 _WATCHED_SECONDS = 5.0
 _ASK_SECONDS = 120.0
 _LARGE = "large"
-_LARGE_CONNECTIONS = 64
+_LARGE_CONNECTIONS = 600
 _LARGE_TIMES = 9
 _LARGE_SECONDS = 30.0
-_LEAD_SECONDS, _BEFORE_SECONDS = 2.0, 8.0
+_LEAD_SECONDS, _BEFORE_SECONDS = 3.0, 8.0
 _ACTIVATED, _TOO_SLOW = "activated", "activated when the load was over"
-_TRIAL_RATE, _TRIAL_SECONDS = 2000.0, 3.0
+_RUNGS, _RUNG_SECONDS = (2_000.0, 4_000.0, 7_000.0, 11_000.0, 15_000.0, 20_000.0), 1.5
+_LOOK_SECONDS = 0.05
+_HALF = 0.5
 _CORES = os.cpu_count() or 1
 _MORE = 1.5
 _LOAD_TIMEOUT = 20.0
@@ -188,11 +190,8 @@ def large_model() -> Iterator[Row]:
     versions = [str(number) for number in range(2, 2 + _LARGE_TIMES)]
     with _models() as models:
         write_good(models, _LARGE, "1")
-        write_large(models, _LARGE, versions[0])
+        size = write_large(models, _LARGE, versions).stat().st_size
         (models / _LARGE / "rollout.toml").write_text('live = "1"\n', "utf-8")
-        size = artefact_of(models / _LARGE / versions[0]).stat().st_size
-        for version in versions[1:]:
-            shutil.copytree(models / _LARGE / versions[0], models / _LARGE / version, copy_function=os.link)
         os.sync()  # else the disk is busy with what was just written while it is measured
         with running(_service(models, "large")) as service:
             trials = [_open_large(service, version) for version in versions]
@@ -200,12 +199,15 @@ def large_model() -> Iterator[Row]:
     lost, unsent, wrong = (sum(each) for each in zip(*(trial.failures for trial in trials), strict=True))
     yield Row(
         f"opening an ONNX model of {size / 1e6:.0f} MB, {_LARGE_TIMES} times, while another one serves at half load "
-        f"({median(trial.rate for trial in trials):,.0f} a second, clients on the same cores)",
+        f"({median(trial.rate for trial in trials):,.0f} a second, clients on the same cores, which are "
+        f"{median(trial.busy for trial in trials):.0%} busy)",
         f"that one's p99 at most {_MORE} times",
         f"{median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f}): "
         f"{median(trial.p99_before for trial in trials) * 1000:.2f} ms before, "
         f"{median(trial.p99 for trial in trials) * 1000:.2f} ms during the "
-        f"{median(trial.seconds for trial in trials):.1f} s; "
+        f"{median(trial.seconds for trial in trials):.1f} s, of which the machine's host took "
+        f"{median(trial.stolen for trial in trials):.1%} ({min(trial.stolen for trial in trials):.1%} to "
+        f"{max(trial.stolen for trial in trials):.1%}); "
         f"{', '.join(sorted({trial.outcome for trial in trials}))}; {lost} lost, {unsent} "
         f"not taken, {wrong} with an error",
         ok=all(trial.outcome == _ACTIVATED for trial in trials) and median(ratios) <= _MORE and not lost and not wrong,
@@ -216,9 +218,13 @@ class _Trial(NamedTuple):
     """What opening a version did to the latency of another model, in seconds."""
 
     rate: float
+    busy: float
+    """The share of all cores that was in use before."""
     p99_before: float
     p99: float
     seconds: float
+    stolen: float
+    """The share of that time for which the machine's host kept a core from work."""
     outcome: str
     failures: tuple[int, int, int]
     """How many requests were lost, not taken, and answered with an error."""
@@ -229,40 +235,48 @@ def _open_large(service: Service, version: str) -> _Trial:
     loop = OpenLoop(service.port, _ASK, ((rate, _LARGE_SECONDS),), _LARGE_CONNECTIONS)
     with ThreadPoolExecutor() as threads:
         sending = threads.submit(loop.run)
-        sleep(_BEFORE_SECONDS + _LEAD_SECONDS)
-        began = monotonic()
+        sleep(_LEAD_SECONDS)
+        looked, busy = monotonic(), _of_all_cores(busy_seconds)
+        sleep(_BEFORE_SECONDS)
+        began, busy, stolen = monotonic(), _of_all_cores(busy_seconds) - busy, _of_all_cores(stolen_seconds)
         status, reason = _activate(service, _LARGE, version)
-        ended = monotonic()
+        ended, stolen = monotonic(), _of_all_cores(stolen_seconds) - stolen
         start, journal = sending.result()
     return _Trial(
         rate=rate,
+        busy=busy / (began - looked) / _CORES,
         p99_before=_p99(journal.begun(max(start, began - _BEFORE_SECONDS), began)),
         p99=_p99(journal.begun(began, ended)),
         seconds=ended - began,
+        stolen=stolen / (ended - began),
         outcome=f"{status} {reason}" if status != _OK else _ACTIVATED if ended < start + _LARGE_SECONDS else _TOO_SLOW,
         failures=(len(journal.lost), journal.unsent, journal.wrong),
     )
 
 
 def _half_load(service: Service) -> float:
-    """Requests a second that keep all cores half busy, with what it takes to send them."""
-    loop = OpenLoop(service.port, _ASK, ((_TRIAL_RATE, 2 * _TRIAL_SECONDS),), _LARGE_CONNECTIONS)
+    """Requests a second that keep all cores half busy, with what it takes to send them; at most the last rung."""
+    loop = OpenLoop(service.port, _ASK, tuple((rate, _RUNG_SECONDS) for rate in _RUNGS), _LARGE_CONNECTIONS)
+    times, busy = [], []
     with ThreadPoolExecutor() as threads:
         sending = threads.submit(loop.run)
-        sleep(_TRIAL_SECONDS)  # by then it sends
-        before, busy = monotonic(), _busy()
-        sleep(_TRIAL_SECONDS / 2)
-        share = (_busy() - busy) / (monotonic() - before) / _CORES
-        sending.result()
-    return _TRIAL_RATE * 0.5 / share
+        while not sending.done():
+            times.append(monotonic())
+            busy.append(_of_all_cores(busy_seconds))
+            sleep(_LOOK_SECONDS)
+        start, _ = sending.result()
+    ends = start + np.arange(len(_RUNGS) + 1) * _RUNG_SECONDS
+    shares = np.diff(np.interp(ends, times, busy)) / _RUNG_SECONDS / _CORES
+    return float(np.interp(_HALF, np.maximum.accumulate(shares), _RUNGS))
 
 
-def _busy() -> float:
-    return sum(map(busy_seconds, range(_CORES)))
+def _of_all_cores(seconds: Callable[[int], float]) -> float:
+    return sum(map(seconds, range(_CORES)))
 
 
 def _p99(journal: Journal) -> float:
-    return float(np.percentile(journal.ended - journal.began, 99))
+    """Of the time until the reply; those that found no connection free have none."""
+    return float(np.percentile(np.where(journal.outcome == UNSENT, np.inf, journal.ended - journal.began), 99))
 
 
 def hostile() -> Iterator[Row]:

@@ -80,7 +80,9 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log if output is None else output,
                 stderr=log,
-                start_new_session=True,
+                # A group of its own, which a terminal's signals do not reach; but of the session of the clients: Linux'
+                # autogroups would weigh all that the service does against them, and what opens a version as much.
+                process_group=0,
             )
 
     @property
