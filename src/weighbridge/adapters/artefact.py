@@ -22,12 +22,13 @@ class Artefact:
         os.close(self._descriptor)
 
     @classmethod
-    def of(cls, content: bytes) -> Self:
+    def of(cls, *parts: bytes | memoryview) -> Self:
         """One with this content."""
         artefact = cls()
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(artefact._descriptor, rest) :]
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(artefact._descriptor, rest) :]
         return artefact
 
     @classmethod

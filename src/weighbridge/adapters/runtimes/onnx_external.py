@@ -5,9 +5,9 @@ word that no reference is without.
 """
 
 import mmap
-from collections.abc import Iterator
 
 from weighbridge.adapters.artefact import Artefact
+from weighbridge.adapters.runtimes.protobuf import LENGTH_DELIMITED, fields, looked_into
 from weighbridge.domain.errors import ModelRefused
 
 _EXTERNAL_DATA = 13
@@ -36,17 +36,12 @@ MESSAGES: dict[str, dict[int, str]] = {
 """The messages of ONNX that a tensor can be in, and the fields by which they hold one another."""
 
 _SEARCHED = {"NodeProto", "FunctionProto"}
-_FIXED = {1: 8, 5: 4}
-"""Kinds of fields that always have the same number of bytes."""
 
 
 def refuse_external_data(artefact: Artefact) -> None:
     """Raises ModelRefused for a model with data in other files, and for what is no ONNX model at all."""
-    try:
-        with artefact.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            external = _refers(data)
-    except (LookupError, ValueError) as exc:  # mmap takes no empty file, either
-        raise ModelRefused("expected an ONNX model, got bytes that are not one") from exc
+    with looked_into(artefact, "an ONNX model") as data:
+        external = _refers(data)
     if external:
         raise ModelRefused(
             "expected an ONNX model in one file, got one with external data; save it as one: "
@@ -60,36 +55,12 @@ def _refers(artefact: mmap.mmap) -> bool:
         message, start, end = waiting.pop()
         if message in _SEARCHED and artefact.find(_KEY, start, end) < 0:
             continue
-        for field, begin, stop in _fields(artefact, start, end):
-            if message == "TensorProto" and field == _EXTERNAL_DATA:
+        for field in fields(artefact, start, end):
+            if field.kind != LENGTH_DELIMITED:
+                continue
+            if message == "TensorProto" and field.number == _EXTERNAL_DATA:
                 return True
-            inner = MESSAGES[message].get(field)
+            inner = MESSAGES[message].get(field.number)
             if inner is not None:
-                waiting.append((inner, begin, stop))
+                waiting.append((inner, field.start, field.stop))
     return False
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Numbers and extents of the fields of a message that are of variable length."""
-    while at < end:
-        tag, at = _varint(data, at)
-        match tag & 7:
-            case 0:
-                _, at = _varint(data, at)
-            case 2:
-                length, at = _varint(data, at)
-                yield tag >> 3, at, at + length
-                at += length
-            case kind:
-                at += _FIXED[kind]
-    if at != end:
-        raise ValueError("a field that is longer than its message")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while data[at] & 0x80:
-        value |= (data[at] & 0x7F) << shift
-        at += 1
-        shift += 7
-    return value | data[at] << shift, at + 1
