@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any
 
-from weighbridge.server.yielding import give_way
+from weighbridge.server.yielding import giving_way
 
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
@@ -28,7 +28,9 @@ def main() -> None:
     request = json.load(sys.stdin)
     settings = json.loads(request["settings"])
     _confine(settings["load_memory_bytes"], request["parent"])
-    os.write(verdict, json.dumps(_open(**request)).encode() + b"\n")
+    with giving_way():
+        answer = _open(**request)
+    os.write(verdict, json.dumps(answer).encode() + b"\n")
 
 
 def _confine(memory_bytes: int, parent: int) -> None:
@@ -38,7 +40,6 @@ def _confine(memory_bytes: int, parent: int) -> None:
     if os.getppid() != parent:  # it has died before it could be told of
         sys.exit(1)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    give_way()
     for limited, wanted in (
         (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_CORE, 0),

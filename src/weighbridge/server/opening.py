@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.yielding import give_way
+from weighbridge.server.yielding import giving_way
 
 _SWITCH_SECONDS = 0.0005  # that what answers requests waits for the interpreter; by default it is ten times as long
 
@@ -78,8 +78,9 @@ class Opening:
         try:
             with suppress(OSError):  # a sandbox may forbid it, but then it forbids what is undone here, too
                 os.sched_setaffinity(0, self._cores)  # the thread that has started this one may be kept to a core
-            give_way()
-            future.set_result(self.models.open(name, version))
+            with giving_way():
+                opened = self.models.open(name, version)
+            future.set_result(opened)
         except ModelRefused as exc:
             future.set_exception(exc)
         except Exception as exc:

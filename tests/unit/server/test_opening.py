@@ -26,10 +26,10 @@ def test_whatever_a_library_raises_is_a_reason_to_refuse_a_version() -> None:
 def test_a_version_is_refused_when_there_is_no_file_to_be_had_to_look_how_busy_the_machine_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def give_way() -> None:
+    def giving_way() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(opening, "give_way", give_way)
+    monkeypatch.setattr(opening, "giving_way", giving_way)
     with pytest.raises(ModelRefused, match=r"got OSError: \[Errno 24\] Too many open files$"):
         asyncio.run(Opening(Raising()).prepare("m", "1"))
 

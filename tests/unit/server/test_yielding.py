@@ -1,7 +1,10 @@
+import ctypes
 import errno
+import hashlib
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from weighbridge.server import yielding
-from weighbridge.server.yielding import give_way, keep_apart, let_mingle, wake_at_once, wake_gently
+from weighbridge.server.yielding import STAND_BACK, giving_way, keep_apart, let_mingle, wake_at_once, wake_gently
 
 USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 LINUX = tuple(map(int, os.uname().release.split(".")[:2]))
@@ -43,7 +46,8 @@ def test_a_thread_that_gives_way_is_nice_and_lets_others_in_at_once(monkeypatch:
     def run() -> None:
         for _ in range(3):  # the last time there is nothing more to give
             seen.append((os.getpriority(os.PRIO_PROCESS, 0), slice_nanoseconds()))
-            give_way()
+            with giving_way():
+                pass
 
     in_a_thread(run)
 
@@ -59,8 +63,8 @@ def test_a_thread_that_gives_way_keeps_its_share_of_a_machine_that_has_nothing_l
     seen: list[int] = []
 
     def run() -> None:
-        give_way()
-        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+        with giving_way():
+            seen.append(os.getpriority(os.PRIO_PROCESS, 0))
 
     in_a_thread(run)
 
@@ -71,12 +75,67 @@ def test_a_thread_that_gives_way_interrupts_no_other_when_it_wakes() -> None:
     seen: list[int] = []
 
     def run() -> None:
-        give_way()
-        seen.append(os.sched_getscheduler(0))
+        with giving_way():
+            seen.append(os.sched_getscheduler(0))
 
     in_a_thread(run)
 
     assert seen == [os.SCHED_BATCH]
+
+
+def signals(seconds: float, most: int) -> int:
+    """How many tell the calling thread within that time to stand back, up to `most`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [STAND_BACK])
+    count = 0
+    while count < most and signal.sigtimedwait([STAND_BACK], seconds) is not None:
+        count += 1
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [STAND_BACK])
+    return count
+
+
+@pytest.mark.parametrize(("times", "expected"), [([8, 0, 0, 2, 0], 5), ([10, 0, 0, 0, 0], 0)])
+def test_a_thread_that_gives_way_stands_back_again_and_again_unless_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, times: list[int], expected: int
+) -> None:
+    spend(monkeypatch, times)
+    seen: list[int] = []
+
+    def run() -> None:
+        with giving_way():
+            seen.append(signals(10 if expected else 0.05, 5))
+        seen.append(signals(0.05, 5))
+
+    in_a_thread(run)
+
+    assert seen == [expected, 0]
+
+
+def test_to_stand_back_is_to_call_sched_yield(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend(monkeypatch, [8, 0, 0, 2, 0])
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+
+    def run() -> None:
+        with giving_way():
+            hashlib.sha256(bytes(2**25)).digest()  # some tens of milliseconds in which no Python runs
+
+    in_a_thread(run)
+
+    assert libc.signal(STAND_BACK, None) == ctypes.cast(libc.sched_yield, ctypes.c_void_p).value
+
+
+def test_where_no_timer_is_to_be_had_it_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend(monkeypatch, [8, 0, 0, 2, 0])
+    monkeypatch.setattr(yielding, "_SYSTEM_CALLS", {})
+    seen: list[int] = []
+
+    def run() -> None:
+        with giving_way():
+            seen.extend((os.getpriority(os.PRIO_PROCESS, 0), signals(0.05, 1)))
+
+    in_a_thread(run)
+
+    assert seen == [19, 0]
 
 
 def test_a_thread_may_wake_gently_and_at_once_again() -> None:
@@ -98,7 +157,7 @@ def test_a_policy_that_the_operator_chose_stays() -> None:
 
     def run() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        for change in (wake_gently, wake_at_once, give_way):
+        for change in (wake_gently, wake_at_once, giving_way().__enter__):
             change()
             seen.append(os.sched_getscheduler(0))
 
