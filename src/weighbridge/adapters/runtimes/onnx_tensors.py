@@ -20,8 +20,8 @@ from weighbridge.adapters.runtimes.protobuf import (
     LENGTH_DELIMITED,
     Field,
     fields,
+    heading,
     looked_into,
-    opening,
     varint,
 )
 
@@ -126,7 +126,7 @@ def _spliced(whole: memoryview, changed: Iterable[tuple[Field, _Parts]], at: int
     """What is there from a place on, with other content in some fields."""
     spliced: _Parts = []
     for field, content in changed:
-        spliced += [whole[at : field.tag], opening(field.number, sum(map(len, content))), *content]
+        spliced += [whole[at : field.tag], heading(field.number, sum(map(len, content))), *content]
         at = field.stop
     return [*spliced, whole[at:]]
 

@@ -69,7 +69,7 @@ def varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     return value | data[at] << shift, at + 1
 
 
-def opening(number: int, length: int) -> bytes:
+def heading(number: int, length: int) -> bytes:
     """What comes before the content of a field of this length."""
     return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(length)
 
