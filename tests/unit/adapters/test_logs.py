@@ -2,10 +2,12 @@ import json
 import logging
 import os
 import resource
+import select
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Literal, NoReturn
 
 import pytest
@@ -15,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.waiting import until
+from weighbridge.adapters import logs
 from weighbridge.adapters.logs import LineWriter, start_logging
 
 started = contextmanager(start_logging)
@@ -139,13 +142,20 @@ def test_lines_for_a_closed_descriptor_are_dropped_and_counted() -> None:
     assert writer.dropped == 1
 
 
-def test_a_descriptor_that_does_not_block_gets_every_line_whole() -> None:
+def test_a_descriptor_that_does_not_block_gets_every_line_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = Pipe()
     os.set_blocking(pipe.descriptor, False)
-    writer = LineWriter(pipe.descriptor)
+    waits = threading.Event()
 
+    def seen(reading: list[int], writing: list[int], failing: list[int]) -> object:
+        waits.set()
+        return select.select(reading, writing, failing)
+
+    monkeypatch.setattr(logs, "select", SimpleNamespace(select=seen))
+    writer = LineWriter(pipe.descriptor)
     for _ in range(300):
         writer.write("x" * 1000)
+    assert waits.wait(10), "the pipe never was full"
     pipe.read()
     until(lambda: len(pipe.lines) == 300)
     writer.close()
