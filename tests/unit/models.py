@@ -46,7 +46,7 @@ class FakeLoader:
     def __init__(self, models: Mapping[tuple[str, str], FakeModel]) -> None:
         self.models = dict(models)
 
-    def load(self, name: str, version: str) -> FakeModel:
+    def load(self, name: str, version: str, _read: Any = None) -> FakeModel:
         """Load one version. Raises ModelRefused."""
         if (name, version) not in self.models:
             raise ModelRefused(f"models/{name}/{version}: expected a directory, got nothing")

@@ -1,10 +1,12 @@
 """The content of an artefact: read from its file once, into memory that nobody else can write to."""
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
 from typing import Self
 
+_ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _PART = 8 * 1024**2  # that is digested at once: after each, other threads have to be asked for the interpreter
 
 
@@ -13,46 +15,60 @@ class Artefact:
 
     Half a gigabyte as an object of Python's would stop the world for a tenth of a second when it goes. This is copied,
     digested and given back while other threads run, and libraries that read files need no copy of their own.
+
+    Nobody can write to it, whoever has its descriptor. It may come from another process, which has read and digested
+    it already.
     """
 
-    def __init__(self) -> None:
-        self._descriptor = os.memfd_create("weighbridge-artefact")
+    def __init__(self, descriptor: int, digest: str | None = None) -> None:
+        self.descriptor = descriptor
+        self._digest = digest
 
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     @classmethod
     def of(cls, *parts: bytes | memoryview) -> Self:
         """One with this content."""
-        artefact = cls()
+        artefact = cls(_memory())
         for part in parts:
             rest = memoryview(part)
             while rest:
-                rest = rest[os.write(artefact._descriptor, rest) :]
-        return artefact
+                rest = rest[os.write(artefact.descriptor, rest) :]
+        return artefact._sealed()
 
     @classmethod
-    def copy(cls, descriptor: int) -> Self:
-        """One with the content of an open file. Raises OSError."""
-        artefact = cls()
-        start, size = 0, os.fstat(descriptor).st_size
-        while copied := os.sendfile(artefact._descriptor, descriptor, start, size - start):
+    def copy(cls, descriptor: int, size: int) -> Self:
+        """One with the first `size` bytes of an open file, or as many as it has. Raises OSError."""
+        artefact = cls(_memory())
+        start = 0
+        while copied := os.sendfile(artefact.descriptor, descriptor, start, size - start):
             start += copied
-        return artefact
+        return artefact._sealed()
+
+    def _sealed(self) -> Self:
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _ALL_SEALS)
+        return self
 
     @property
     def path(self) -> Path:
         """Under which libraries open it, as long as this object is there."""
-        return Path(f"/proc/self/fd/{self._descriptor}")
+        return Path(f"/proc/self/fd/{self.descriptor}")
 
     def sha256(self) -> str:
         """The digest, in hexadecimal."""
-        digest, part = hashlib.sha256(), memoryview(bytearray(_PART))
-        with self.path.open("rb", buffering=0) as file:
-            while count := file.readinto(part):
-                digest.update(part[:count])
-        return digest.hexdigest()
+        if self._digest is None:
+            digest, part = hashlib.sha256(), memoryview(bytearray(_PART))
+            with self.path.open("rb", buffering=0) as file:
+                while count := file.readinto(part):
+                    digest.update(part[:count])
+            self._digest = digest.hexdigest()
+        return self._digest
 
     def read(self) -> bytes:
         """All of it."""
         return self.path.read_bytes()
+
+
+def _memory() -> int:
+    return os.memfd_create("weighbridge-artefact", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

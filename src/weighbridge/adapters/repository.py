@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -73,10 +74,14 @@ class FoundModel:
 
 
 class Repository:
-    """The models in the directory `root`; without one there are none. For any thread."""
+    """The models in the directory `root`; without one there are none. For any thread.
 
-    def __init__(self, root: str | os.PathLike[str] | None) -> None:
+    An artefact of more than `most_bytes` is not read.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None, most_bytes: int = sys.maxsize) -> None:
         self._root = None if root is None else Path(root)
+        self._most_bytes = most_bytes
         self._digests: Mapping[tuple[int, ...], str] = {}
 
     def scan(self) -> dict[str, FoundModel]:
@@ -109,19 +114,30 @@ class Repository:
         with self._opened(name, version) as directory:
             return _manifest(directory, f"models/{name}/{version}")[0]
 
-    def artefact(self, name: str, version: str, manifest: Manifest) -> Artefact:
-        """The artefact of a version, which has the manifest's digest; empty when there is none. Raises ModelRefused."""
+    def artefact(self, name: str, version: str, manifest: Manifest, read: Artefact | None = None) -> Artefact:
+        """The artefact of a version, which has the manifest's digest; empty when there is none.
+
+        It is `read` already, or is read now. Raises ModelRefused.
+        """
         if manifest.artefact is None:
             return Artefact.of(b"")
         path = f"models/{name}/{version}/{manifest.artefact}"
-        with (
-            self._opened(name, version) as directory,
-            _open(directory, manifest.artefact, path, stat.S_IFREG) as descriptor,
-            _told(path, "a file that can be read"),
-        ):
-            artefact = Artefact.copy(descriptor)
+        artefact = read or self._read(name, version, manifest.artefact, path)
         _check_digest(artefact.sha256(), manifest, path)
         return artefact
+
+    def _read(self, name: str, version: str, file: str, path: str) -> Artefact:
+        with (
+            self._opened(name, version) as directory,
+            _open(directory, file, path, stat.S_IFREG) as descriptor,
+            _told(path, "a file that can be read"),
+        ):
+            size = os.fstat(descriptor).st_size
+            if size > self._most_bytes:
+                raise ModelRefused(
+                    f"{path}: expected at most {self._most_bytes} bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got {size}"
+                )
+            return Artefact.copy(descriptor, size)
 
     def write_rollout(self, name: str, rollout: Rollout) -> None:
         """Have `rollout.toml` say this from now on: whoever reads it meanwhile gets the old or the new one, whole.

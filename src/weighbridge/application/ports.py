@@ -1,6 +1,6 @@
 """The ports: what the application needs from the outside, as adapters provide it."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.signature import Signature
@@ -34,9 +34,10 @@ class Model(Protocol):
 class ModelLoader(Protocol):
     """Where trained models come from."""
 
-    def load(self, name: str, version: str) -> Model:
+    def load(self, name: str, version: str, read: Any = None) -> Model:
         """Load one version: its digest is checked, its golden rows compared, and it is warm.
 
-        Takes its time, and runs off the event loop. Raises ModelRefused.
+        What it is made of has been `read` already, or is read now. Takes its time, and runs off the event loop.
+        Raises ModelRefused.
         """
         ...

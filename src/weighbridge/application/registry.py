@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import isfinite
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,9 +111,9 @@ class ModelRegistry:
         self._max_rows = max_rows
         self.live: Mapping[str, Served] = {}
 
-    def load(self, name: str, version: str) -> Served:
-        """Load a version, which is not live yet. Raises ModelRefused."""
-        return Served(name, version, self._loader.load(name, version), max_rows=self._max_rows)
+    def load(self, name: str, version: str, read: Any = None) -> Served:
+        """Load a version, which is not live yet, of what was `read` or is read now. Raises ModelRefused."""
+        return Served(name, version, self._loader.load(name, version, read), max_rows=self._max_rows)
 
     def install(self, served: Served) -> None:
         """Have a version answer all requests that begin from now on."""

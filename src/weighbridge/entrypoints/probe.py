@@ -1,7 +1,8 @@
 """The program of a probe: opens one version of a model in a process that may do little else, and says how that went.
 
 `python -m weighbridge.entrypoints.probe` and the descriptor that the verdict goes to; on standard input is an object
-with the snapshot of the settings, the names of model and version, and the number of the process that asks.
+with the snapshot of the settings, the names of model and version, the descriptor of its artefact and its digest, and
+the number of the process that asks.
 """
 
 import ctypes
@@ -24,8 +25,9 @@ _SIGNS = ("bad_alloc", "allocate memory", "out of memory")  # how libraries tell
 def main() -> None:
     """Answer the request on standard input."""
     verdict = int(sys.argv[1])
-    os.set_inheritable(verdict, False)
     request = json.load(sys.stdin)
+    for descriptor in (verdict, request["artefact"][0]):
+        os.set_inheritable(descriptor, False)
     settings = json.loads(request["settings"])
     _confine(settings["load_memory_bytes"], request["parent"])
     with giving_way():
@@ -51,8 +53,9 @@ def _confine(memory_bytes: int, parent: int) -> None:
         resource.setrlimit(limited, (most, most))
 
 
-def _open(*, settings: str, name: str, version: str, **_: Any) -> dict[str, Any]:
+def _open(*, settings: str, name: str, version: str, artefact: tuple[int, str], **_: Any) -> dict[str, Any]:
     """The verdict: that the version can be served, or the reason why not, under the kind of it."""
+    from weighbridge.adapters.artefact import Artefact
     from weighbridge.adapters.loading import Loader
     from weighbridge.adapters.repository import Repository
     from weighbridge.adapters.runtimes import Trust
@@ -61,7 +64,8 @@ def _open(*, settings: str, name: str, version: str, **_: Any) -> dict[str, Any]
 
     restored = Settings.restore(settings)
     try:
-        Loader(Repository(restored.models), Trust(restored.trusted_types, restored.python_models)).load(name, version)
+        loader = Loader(Repository(restored.models), Trust(restored.trusted_types, restored.python_models))
+        loader.load(name, version, Artefact(*artefact))
     except ModelRefused as exc:
         return {"out_of_memory" if _is_of_memory(exc) else "refused": str(exc)}
     return {"opened": True}

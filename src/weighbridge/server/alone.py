@@ -10,6 +10,7 @@ from time import monotonic
 
 from starlette.types import ASGIApp
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
@@ -99,12 +100,12 @@ class Alone:
         """There is nobody else."""
         return nullcontext()
 
-    async def prepare(self, name: str, version: str) -> None:
+    async def prepare(self, name: str, version: str, read: Artefact) -> None:
         """Open a version. Raises ModelRefused."""
         seconds = self._settings.load_timeout
         try:
             async with asyncio.timeout(seconds):
-                await self._opening.prepare(name, version)
+                await self._opening.prepare(name, version, read)
         except TimeoutError as exc:
             raise ModelRefused(
                 f"models/{name}/{version}: expected it to open within {seconds:g} s, got one that did not"

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
@@ -48,8 +49,8 @@ class Shelf(Protocol):
 class Prover(Protocol):
     """Opens versions where that can do no harm, each once."""
 
-    async def prove(self, name: str, version: str) -> None:
-        """Open a version as a worker would. Raises ModelRefused."""
+    async def prove(self, name: str, version: str) -> Artefact:
+        """Open a version as a worker would; its artefact, for those who open it next. Raises ModelRefused."""
         ...
 
 
@@ -60,8 +61,11 @@ class Hosts(Protocol):
         """Have them not stand in each other's way while a version is opened."""
         ...
 
-    async def prepare(self, name: str, version: str) -> None:
-        """Have each open a version, beside those that are live. Raises ModelRefused when one cannot."""
+    async def prepare(self, name: str, version: str, read: Artefact) -> None:
+        """Have each open a version, of what was `read`, beside those that are live.
+
+        Raises ModelRefused when one cannot.
+        """
         ...
 
     async def commit(self) -> None:
@@ -333,8 +337,8 @@ class Rollouts:
         standing = self._standings[name]
         try:
             with self._hosts.apart():
-                await self._prove(name, version, found)
-                await self._hosts.prepare(name, version)
+                read = await self._prove(name, version, found)
+                await self._hosts.prepare(name, version, read)
         except ModelRefused as exc:
             standing.refused[version] = found, str(exc)
             self._hosts.abort()
@@ -344,11 +348,11 @@ class Rollouts:
             raise
         standing.refused.pop(version, None)
 
-    async def _prove(self, name: str, version: str, found: FoundVersion) -> None:
+    async def _prove(self, name: str, version: str, found: FoundVersion) -> Artefact:
         """Have a version proven whose files are in order. Raises ModelRefused."""
         if found.reason is not None:
             raise ModelRefused(found.reason)
-        await self._prover.prove(name, version)
+        return await self._prover.prove(name, version)
 
     async def _persist(self, name: str, rollout: Rollout) -> bool:
         """Write the rollout, unless it is there; whether that could be done."""

@@ -1,16 +1,14 @@
 """How a process opens a version of a model while it serves others."""
 
-import asyncio
 import os
 import sys
-import threading
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Protocol
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.yielding import giving_way
+from weighbridge.server.yielding import aside
 
 _SWITCH_SECONDS = 0.0005  # that what answers requests waits for the interpreter; by default it is ten times as long
 
@@ -18,8 +16,11 @@ _SWITCH_SECONDS = 0.0005  # that what answers requests waits for the interpreter
 class Models(Protocol):
     """The models of an application: what it has under the key `models` in the state of its lifespan."""
 
-    def open(self, name: str, version: str) -> Any:
-        """Load a version, whatever takes time; in any thread. Raises ModelRefused."""
+    def open(self, name: str, version: str, read: Artefact | None) -> Any:
+        """Load a version, of what was `read` or is read now: whatever takes time; in any thread.
+
+        Raises ModelRefused.
+        """
         ...
 
     def install(self, opened: Any) -> None:
@@ -34,7 +35,7 @@ class Models(Protocol):
 class NoModels:
     """Those of an application that serves none by name."""
 
-    def open(self, _name: str, _version: str) -> Any:
+    def open(self, _name: str, _version: str, _read: Artefact | None) -> Any:
         """Raises ModelRefused."""
         raise ModelRefused("expected an application that serves models, got another one")
 
@@ -54,16 +55,16 @@ class Opening:
         self._cores = os.sched_getaffinity(0)
         sys.setswitchinterval(_SWITCH_SECONDS)
 
-    async def prepare(self, name: str, version: str) -> None:
-        """Open a version. Raises ModelRefused.
-
-        The thread is this version's own, and may outlive a process that ends: one that never comes to an end holds up
-        nothing.
-        """
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # so it cannot be cancelled: whoever waits for it just goes away
-        threading.Thread(target=self._run, args=(name, version, future), daemon=True).start()
-        self._opened = await asyncio.wrap_future(future)
+    async def prepare(self, name: str, version: str, read: Artefact | None) -> None:
+        """Open a version, of what was `read` or is read now. Raises ModelRefused."""
+        try:
+            self._opened = await aside(lambda: self._open(name, version, read))
+        except ModelRefused:
+            raise
+        except Exception as exc:
+            raise ModelRefused(
+                f"models/{name}/{version}: expected it to open, got {type(exc).__name__}: {exc}"
+            ) from exc
 
     def install(self) -> None:
         """Serve what was opened."""
@@ -74,16 +75,7 @@ class Opening:
         """Forget what was opened."""
         self._opened = None
 
-    def _run(self, name: str, version: str, future: Future[Any]) -> None:
-        try:
-            with suppress(OSError):  # a sandbox may forbid it, but then it forbids what is undone here, too
-                os.sched_setaffinity(0, self._cores)  # the thread that has started this one may be kept to a core
-            with giving_way():
-                opened = self.models.open(name, version)
-            future.set_result(opened)
-        except ModelRefused as exc:
-            future.set_exception(exc)
-        except Exception as exc:
-            future.set_exception(
-                ModelRefused(f"models/{name}/{version}: expected it to open, got {type(exc).__name__}: {exc}")
-            )
+    def _open(self, name: str, version: str, read: Artefact | None) -> Any:
+        with suppress(OSError):  # a sandbox may forbid it, but then it forbids what is undone here, too
+            os.sched_setaffinity(0, self._cores)  # the thread that has started this one may be kept to a core
+        return self.models.open(name, version, read)

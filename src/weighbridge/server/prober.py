@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from weighbridge.adapters.artefact import Artefact
+from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.repository import Repository
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.yielding import aside
 from weighbridge.settings import PREFIX, Settings
 
 # Without writing bytecode: what is cut off at the limit of a file's size would be taken for whole by the next process.
@@ -32,27 +35,51 @@ class Prober:
     def __init__(self, settings: Settings, command: Sequence[str] = PROBE) -> None:
         self._settings = settings
         self._command = command
-        self._repository = Repository(settings.models)
+        self._repository = Repository(settings.models, settings.load_memory_bytes)
         self._turn = asyncio.Lock()
         self._proven: set[bytes] = set()
 
-    async def prove(self, name: str, version: str) -> None:
-        """Return once the version has been opened, in a process with bounded time and memory. Raises ModelRefused."""
-        manifest = await asyncio.to_thread(self._repository.manifest, name, version)
-        # It holds the digest of the artefact, which is checked whenever that is read.
-        identity = hashlib.sha256(manifest.render()).digest()
+    async def prove(self, name: str, version: str) -> Artefact:
+        """The artefact of a version, once that has been opened in a process with bounded time and memory.
+
+        It is read once, for all who open it. Raises ModelRefused.
+        """
         async with self._turn:
+            manifest, artefact = await self._read(name, version)
+            # It holds the digest of the artefact, which is checked whenever that is read.
+            identity = hashlib.sha256(manifest.render()).digest()
             if identity in self._proven:
-                return
-            await self._probe(name, version)
+                return artefact
+            await self._probe(name, version, artefact)
             if manifest.runtime != "python":  # whose code can change while the manifest stays
                 self._proven.add(identity)
+        return artefact
 
-    async def _probe(self, name: str, version: str) -> None:
-        path = f"models/{name}/{version}"
-        request = {"settings": self._settings.snapshot(), "name": name, "version": version, "parent": os.getpid()}
+    async def _read(self, name: str, version: str) -> tuple[Manifest, Artefact]:
+        def read() -> tuple[Manifest, Artefact]:
+            manifest = self._repository.manifest(name, version)
+            return manifest, self._repository.artefact(name, version, manifest)
+
         try:
-            end = await _run(self._command, json.dumps(request).encode(), self._settings.load_timeout)
+            async with asyncio.timeout(self._settings.load_timeout):
+                return await aside(read)
+        except TimeoutError as exc:
+            limit = f"{self._settings.load_timeout:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
+            raise ModelRefused(f"models/{name}/{version}: expected to be read within {limit}, got no end") from exc
+        except OSError as exc:
+            raise ModelRefused(f"models/{name}/{version}: expected to be read, got {exc.strerror}") from exc
+
+    async def _probe(self, name: str, version: str, artefact: Artefact) -> None:
+        path = f"models/{name}/{version}"
+        request = {
+            "settings": self._settings.snapshot(),
+            "name": name,
+            "version": version,
+            "artefact": [artefact.descriptor, artefact.sha256()],
+            "parent": os.getpid(),
+        }
+        try:
+            end = await _run(self._command, json.dumps(request).encode(), artefact, self._settings.load_timeout)
         except OSError as exc:
             raise ModelRefused(f"{path}: expected a process to open it in, got none: {exc.strerror}") from exc
         match end.verdict():
@@ -99,25 +126,27 @@ class _End:
         return f"{how}: {self.last_error}" if self.last_error else how
 
 
-async def _run(command: Sequence[str], request: bytes, seconds: float) -> _End:
+async def _run(command: Sequence[str], request: bytes, artefact: Artefact, seconds: float) -> _End:
     """Run a probe to its end, or until its time is over. Raises OSError when there is no process to be had."""
     # Files in memory, not pipes: nothing has to be drained meanwhile, whoever has them open.
     with _memory_file() as given, _memory_file() as said, _memory_file() as errors:
         given.write(request)
         given.seek(0)
-        process = _start(command, given, said, errors)
+        process = _start(command, given, said, errors, artefact)
         in_time = await _ended(process, seconds)
         lines = _last(errors).decode(errors="replace").split("\n")
         return _End(process.wait(), in_time, _last(said), next((line for line in reversed(lines) if line.strip()), ""))
 
 
-def _start(command: Sequence[str], given: IO[bytes], said: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], given: IO[bytes], said: IO[bytes], errors: IO[bytes], artefact: Artefact
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*command, str(said.fileno())],
         stdin=given,
         stdout=subprocess.DEVNULL,
         stderr=errors,
-        pass_fds=[said.fileno()],
+        pass_fds=[said.fileno(), artefact.descriptor],
         env=_environment(),
         # A group of its own, which ends with it; but no session, which Linux' autogroups would weigh against all of the
         # service, however nice it is.

@@ -120,14 +120,14 @@ class WorkerProcess:
             self._handed += len(descriptors)
         return len(connections)
 
-    async def ask(self, word: Word, text: str = "") -> None:
+    async def ask(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""
         if self.ending is not None:
             raise ModelRefused(f"{_EXPECTED} {self.ending.words}")
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            while not answer.done() and not self.channel.send(word, f"{number} {text}"):
+            while not answer.done() and not self.channel.send(word, f"{number} {text}", descriptors):
                 await asyncio.wait({answer}, timeout=_RETRY_SECONDS)  # it has much to read
             await answer
         finally:

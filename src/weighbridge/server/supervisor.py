@@ -14,6 +14,7 @@ from secrets import randbelow
 
 from structlog.typing import FilteringBoundLogger
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
@@ -292,7 +293,7 @@ class Supervisor:
             there = {worker.pid for worker in self._workers}  # the number of one that has ended may be another's by now
             let_mingle(pid for pid in confined if pid in there)
 
-    async def prepare(self, name: str, version: str) -> None:
+    async def prepare(self, name: str, version: str, read: Artefact) -> None:
         """Have one worker after the other open a version: others have the processor to themselves meanwhile.
 
         Raises ModelRefused.
@@ -300,7 +301,7 @@ class Supervisor:
         while (worker := next(self._not_prepared(), None)) is not None:
             try:
                 async with asyncio.timeout(self._settings.load_timeout):
-                    await worker.ask(Word.PREPARE, f"{name} {version}")
+                    await worker.ask(Word.PREPARE, f"{name} {version} {read.sha256()}", [read.descriptor])
             except TimeoutError as exc:
                 self._renew(worker)  # whatever it does there, it can only be ended with the process
                 expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"

@@ -18,6 +18,7 @@ import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.bare import BareAnswers
 from weighbridge.server.channel import Channel, NoRoom, Word
@@ -283,7 +284,9 @@ class Worker:
             case Word.CONNECTIONS:
                 self.plane.adopt(descriptors)
             case Word.PREPARE:
-                self._preparing = asyncio.ensure_future(self._prepare(*text.split()))
+                number, name, version, digest = text.split()
+                read = Artefact(descriptors[0], digest) if descriptors else None  # there is none when it finds no room
+                self._preparing = asyncio.ensure_future(self._prepare(number, name, version, read))
             case Word.COMMIT:
                 self._opening.install()
                 self._channel.send(Word.DONE, text)
@@ -298,9 +301,9 @@ class Worker:
                     self._gate.give_back = self._give_back
                 self.plane.close()
 
-    async def _prepare(self, number: str, name: str, version: str) -> None:
+    async def _prepare(self, number: str, name: str, version: str, read: Artefact | None) -> None:
         try:
-            await self._opening.prepare(name, version)
+            await self._opening.prepare(name, version, read)
         except ModelRefused as exc:
             self._channel.send(Word.FAILED, f"{number} {str(exc)[:_LONGEST_REASON]}")
         else:

@@ -1,15 +1,20 @@
 """How what opens a version gives way to what answers requests."""
 
+import asyncio
 import ctypes
 import os
 import signal
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
+
+ResultT = TypeVar("ResultT")
 
 _NICEST = 19
 _LOOK_SECONDS = 0.05
@@ -49,6 +54,34 @@ def _change_policy(before: int, wanted: int) -> None:
     with suppress(OSError):  # where a sandbox forbids it, it goes without
         if os.sched_getscheduler(0) == before:
             os.sched_setscheduler(0, wanted, os.sched_param(0))
+
+
+async def aside(function: Callable[[], ResultT]) -> ResultT:
+    """What a function returns, or raises, in a thread that gives way.
+
+    The thread is its own, and may outlive a process that ends: one that never comes to an end holds up nothing.
+    """
+    return await asyncio.wrap_future(_begun(function))
+
+
+def _begun(function: Callable[[], ResultT]) -> Future[ResultT]:
+    future: Future[ResultT] = Future()
+    future.set_running_or_notify_cancel()  # so it cannot be cancelled: whoever waits for it just goes away
+    threading.Thread(target=_run, args=(function, future), daemon=True).start()
+    return future
+
+
+def _run(function: Callable[[], ResultT], future: Future[ResultT]) -> None:
+    try:
+        with giving_way():
+            returned = function()
+        future.set_result(returned)
+    except Exception as exc:
+        future.set_exception(exc)
+    finally:
+        # An error knows this frame, and the future the error: whatever the function had would stay until the collector
+        # of garbage comes by.
+        del function, future
 
 
 @contextmanager

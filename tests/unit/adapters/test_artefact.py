@@ -1,6 +1,7 @@
 """What was read once stays as it was, and where it is needed."""
 
 import hashlib
+import mmap
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def test_an_artefact_is_the_content_that_a_file_had_when_it_was_read(tmp_path: P
     file = tmp_path / "model.bin"
     file.write_bytes(b"good")
     with file.open("rb") as opened:
-        artefact = Artefact.copy(opened.fileno())
+        artefact = Artefact.copy(opened.fileno(), 100)
 
     file.write_bytes(b"changed")
 
@@ -25,6 +26,33 @@ def test_a_library_can_open_it_as_a_file() -> None:
     artefact = Artefact.of(b"good")
 
     assert artefact.path.read_bytes() == b"good"
+
+
+def test_no_more_of_a_file_is_copied_than_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"good, and more")
+    with file.open("rb") as opened:
+        assert Artefact.copy(opened.fileno(), 4).read() == b"good"
+
+
+def test_whoever_is_given_it_can_read_it_and_not_change_it() -> None:
+    artefact = Artefact.of(b"good")
+    given = os.dup(artefact.descriptor)
+
+    for change in (
+        lambda: os.pwrite(given, b"evil", 0),
+        lambda: os.ftruncate(given, 0),
+        lambda: mmap.mmap(given, 4, prot=mmap.PROT_WRITE),
+        lambda: artefact.path.write_bytes(b"evil"),
+    ):
+        with pytest.raises(PermissionError):
+            change()
+
+    assert Artefact(given).read() == b"good"
+
+
+def test_a_digest_that_is_known_is_not_computed_again() -> None:
+    assert Artefact(os.dup(Artefact.of(b"good").descriptor), "known").sha256() == "known"
 
 
 def test_its_digest_is_of_all_of_it() -> None:
@@ -49,6 +77,6 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(OSError, match="Invalid argument"):
-            Artefact.copy(directory)
+            Artefact.copy(directory, 1)
     finally:
         os.close(directory)

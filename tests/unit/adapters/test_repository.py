@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.starving import open_files
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
@@ -96,6 +98,36 @@ def test_an_artefact_is_the_bytes_that_were_checked(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
 
     assert repository.artefact("churn", "1", repository.manifest("churn", "1")).read() == b"[5.0, 6.0]"
+
+
+def test_what_was_read_already_is_not_read_again(tmp_path: Path) -> None:
+    directory = place(tmp_path, "churn/1", b"[5.0, 6.0]")
+    repository = Repository(tmp_path)
+    (directory / "weights.json").unlink()
+
+    read = Artefact.of(b"[5.0, 6.0]")
+
+    assert repository.artefact("churn", "1", repository.manifest("churn", "1"), read) is read
+
+
+def test_what_was_read_has_to_be_what_the_manifest_tells_of(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    repository = Repository(tmp_path)
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/1/weights.json: expected the sha256 [0-9a-f]{64}, got"):
+        repository.artefact("churn", "1", repository.manifest("churn", "1"), Artefact.of(b"[1.0, 3.0]"))
+
+
+def test_an_artefact_of_more_than_there_may_be_is_not_read(tmp_path: Path) -> None:
+    directory = place(tmp_path, "churn/1", bytes(100))
+    repository = Repository(tmp_path, most_bytes=100)
+    manifest = repository.manifest("churn", "1")
+    assert repository.artefact("churn", "1", manifest).read() == bytes(100)
+
+    os.truncate(directory / "weights.json", 101)
+
+    with pytest.raises(ModelRefused, match=r"at most 100 bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got 101$"):
+        repository.artefact("churn", "1", manifest)
 
 
 def test_an_artefact_with_another_digest_is_refused(tmp_path: Path) -> None:
@@ -360,8 +392,8 @@ def test_a_rollout_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) 
 def test_descriptors_are_given_back(tmp_path: Path) -> None:
     (place(tmp_path, "churn/1") / "weights.json").unlink()
     repository = Repository(tmp_path)
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    descriptors = open_files()
     repository.scan()
     repository.write_rollout("churn", Rollout(live="1"))
 
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_files() == descriptors

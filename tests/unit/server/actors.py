@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.server import process, supervisor
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Lineup
@@ -43,6 +44,7 @@ class Actor:
         os.close(written)
         self.live = dict(self.lineup.live)
         self.heard: list[Word] = []
+        self.given: list[bytes] = []
         self.connections = 0
         self.code: int | None = None
         self._prepared: tuple[str, str] | None = None
@@ -112,9 +114,10 @@ class Actor:
             case _, "dies":
                 self.kill()
             case ((Word.PREPARE | Word.COMMIT), "fails"):
-                self.send(Word.FAILED, f"{number} {'/'.join(['models', *what])}: it is broken")
+                self.send(Word.FAILED, f"{number} {'/'.join(['models', *what[:2]])}: it is broken")
             case Word.PREPARE, deed:
                 self._prepared = (what[0], what[1])
+                self.given.append(Artefact(descriptors[0], what[2]).read())
                 if deed == "does":
                     self.send(Word.DONE, number)
             case Word.COMMIT, "does":

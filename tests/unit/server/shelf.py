@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.domain.errors import ModelRefused
@@ -63,7 +64,8 @@ class FakeProver:
 
         return make
 
-    async def prove(self, name: str, version: str) -> None:
+    async def prove(self, name: str, version: str) -> Artefact:
         if version in self.refused:
             raise ModelRefused(self.refused[version])
         self.proven.append((name, version))
+        return Artefact.of(f"{name} {version}".encode())

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.alone import Alone
 from weighbridge.server.listener import listen
@@ -58,10 +59,11 @@ class Interrupted(FakeProver):
     """Is interrupted by the end of the service."""
 
     @override
-    async def prove(self, name: str, version: str) -> None:
-        await super().prove(name, version)
+    async def prove(self, name: str, version: str) -> Artefact:
+        read = await super().prove(name, version)
         signal.raise_signal(signal.SIGTERM)
         await asyncio.get_running_loop().create_future()
+        return read
 
 
 def test_a_service_that_is_stopped_while_its_models_are_proven_ends_normally(logger: FilteringBoundLogger) -> None:
@@ -99,15 +101,22 @@ def test_a_service_that_cannot_start_for_another_reason_ends_as_ever(logger: Fil
 
 
 def test_what_does_not_open_in_time_is_refused(logger: FilteringBoundLogger) -> None:
-    opening = Hanging()
-    with alone(FastAPI(), logger, FakeShelf(), FakeProver()) as service:
-        service._opening = Opening(opening)
+    opening, artefact = Hanging(), Artefact.of(b"")
+    before = threading.enumerate()
+
+    async def main() -> None:
         with pytest.raises(
             ModelRefused, match=r"^models/m/2: expected it to open within 0.05 s, got one that did not$"
         ):
-            asyncio.run(service.prepare("m", "2"))
+            await service.prepare("m", "2", artefact)
+
+    with alone(FastAPI(), logger, FakeShelf(), FakeProver()) as service:
+        service._opening = Opening(opening)
+        asyncio.run(main())
     service.abort()
     opening.go_on.set()
+    for thread in set(threading.enumerate()).difference(before):
+        thread.join(DEADLINE)
 
 
 class Hanging(NoModels):
@@ -117,5 +126,5 @@ class Hanging(NoModels):
         self.go_on = threading.Event()
 
     @override
-    def open(self, name: str, version: str) -> None:
+    def open(self, _name: str, _version: str, _read: Artefact | None) -> None:
         assert self.go_on.wait(DEADLINE)

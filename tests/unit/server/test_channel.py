@@ -1,12 +1,11 @@
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
-from tests.starving import room_for
+from tests.starving import open_files, room_for
 from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, NoRoom, Word
 
 
@@ -81,11 +80,6 @@ def test_sending_never_waits_for_an_end_that_reads_nothing(ends: tuple[Channel, 
             sent += 1
 
     assert sent > 10
-
-
-def open_files() -> int:
-    """How many this process has."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_connections_that_find_no_room_stay_until_there_is_some(ends: tuple[Channel, Channel]) -> None:

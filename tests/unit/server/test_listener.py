@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from tests.starving import open_files
 from weighbridge.server.listener import (
     CannotListen,
     listen,
@@ -172,9 +173,9 @@ def table_of_descriptors() -> int:
 
 def test_there_is_room_for_all_connections_before_the_first_one_comes() -> None:
     settings = Settings(max_connections=3 * table_of_descriptors())
-    descriptors = sorted(Path("/proc/self/fd").iterdir())
+    descriptors = open_files()
 
     reserve_descriptors(settings)
 
     assert table_of_descriptors() > most_connections(settings)
-    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
+    assert open_files() == descriptors

@@ -1,26 +1,47 @@
 import asyncio
 import errno
+import gc
 import os
 import sys
+from contextlib import suppress
 
 import pytest
 from typing_extensions import override
 
+from tests.waiting import until
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server import opening
+from weighbridge.server import yielding
 from weighbridge.server.opening import NoModels, Opening
 
 
 class Raising(NoModels):
     @override
-    def open(self, _name: str, _version: str) -> None:
+    def open(self, _name: str, _version: str, _read: Artefact | None) -> None:
         raise MemoryError("no more")
 
 
 def test_whatever_a_library_raises_is_a_reason_to_refuse_a_version() -> None:
     with pytest.raises(ModelRefused, match=r"^models/m/1: expected it to open, got MemoryError: no more$"):
-        asyncio.run(Opening(Raising()).prepare("m", "1"))
+        asyncio.run(Opening(Raising()).prepare("m", "1", None))
+
+
+def test_what_was_read_is_given_back_with_a_version_that_is_refused() -> None:
+    artefact = Artefact.of(b"good")
+    path = artefact.path
+
+    async def refused(read: Artefact) -> None:
+        with suppress(ModelRefused):
+            await Opening(Raising()).prepare("m", "1", read)
+
+    gc.disable()  # which would find it some time later
+    try:
+        asyncio.run(refused(artefact))
+        del artefact
+        until(lambda: not os.path.lexists(path))
+    finally:
+        gc.enable()
 
 
 def test_a_version_is_refused_when_there_is_no_file_to_be_had_to_look_how_busy_the_machine_is(
@@ -29,15 +50,15 @@ def test_a_version_is_refused_when_there_is_no_file_to_be_had_to_look_how_busy_t
     def giving_way() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(opening, "giving_way", giving_way)
+    monkeypatch.setattr(yielding, "giving_way", giving_way)
     with pytest.raises(ModelRefused, match=r"got OSError: \[Errno 24\] Too many open files$"):
-        asyncio.run(Opening(Raising()).prepare("m", "1"))
+        asyncio.run(Opening(Raising()).prepare("m", "1", None))
 
 
 def test_an_application_that_serves_no_models_opens_none() -> None:
     models, nothing = NoModels(), Catalogue
     with pytest.raises(ModelRefused, match=r"^expected an application that serves models, got another one$"):
-        asyncio.run(Opening(models).prepare("m", "1"))
+        asyncio.run(Opening(models).prepare("m", "1", None))
     models.install(nothing)
     models.tell({})
 
@@ -46,7 +67,7 @@ class Noting(NoModels):
     """Notes under which policy, and on which cores, it opens."""
 
     @override
-    def open(self, _name: str, _version: str) -> tuple[int, set[int]]:
+    def open(self, _name: str, _version: str, _read: Artefact | None) -> tuple[int, set[int]]:
         return os.sched_getscheduler(0), os.sched_getaffinity(0)  # of the calling thread
 
     @override
@@ -58,7 +79,7 @@ def test_what_answers_requests_goes_before_what_opens_a_version() -> None:
     models = Noting()
     beside = Opening(models)
 
-    asyncio.run(beside.prepare("m", "1"))
+    asyncio.run(beside.prepare("m", "1", None))
     beside.install()
 
     assert models.policy == os.SCHED_BATCH
@@ -70,7 +91,7 @@ def test_a_version_is_opened_on_any_core_while_what_answers_keeps_to_one() -> No
 
     os.sched_setaffinity(0, {min(cores)})
     try:
-        asyncio.run(beside.prepare("m", "1"))
+        asyncio.run(beside.prepare("m", "1", None))
     finally:
         os.sched_setaffinity(0, cores)
     beside.install()
@@ -86,7 +107,7 @@ def test_a_version_is_opened_where_a_sandbox_lets_nobody_choose_cores(monkeypatc
     beside = Opening(models)
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
 
-    asyncio.run(beside.prepare("m", "1"))
+    asyncio.run(beside.prepare("m", "1", None))
     beside.install()
 
     assert models.policy == os.SCHED_BATCH

@@ -3,12 +3,15 @@
 import asyncio
 import errno
 import fcntl
+import gc
 import json
 import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +21,7 @@ import pytest
 import uvloop
 
 from tests.waiting import DEADLINE, until
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.prober import PROBE, Prober
 from weighbridge.settings import Settings
@@ -75,14 +79,14 @@ class Models:
         return str(refused.value)
 
 
-def prove(*probers: Prober) -> None:
+def prove(*probers: Prober) -> list[Artefact]:
     """Have them prove churn/1, all at once."""
 
-    async def main() -> None:
-        await asyncio.gather(*(prober.prove("churn", "1") for prober in probers))
+    async def main() -> list[Artefact]:
+        return await asyncio.gather(*(prober.prove("churn", "1") for prober in probers))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+        return runner.run(main())
 
 
 @pytest.fixture
@@ -95,6 +99,73 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
 
 def test_a_version_that_can_be_served_is_proven(models: Models) -> None:
     models.prove()
+
+
+def test_the_process_opens_what_was_read_before_and_others_get_the_same(models: Models) -> None:
+    program = f"""
+import os, sys
+os.unlink({str(models.root / "churn/1/weights.json")!r})
+os.execv({PROBE[0]!r}, [*{PROBE!r}, sys.argv[1]])
+"""
+
+    [artefact] = prove(models.prober(program))
+
+    assert artefact.read() == b'{"weights": [1.0, 2.0]}'
+
+
+def artefacts() -> int:
+    """How many this process has."""
+    return sum("weighbridge-artefact" in str(entry.resolve()) for entry in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("program", ["", OPENS])
+def test_nothing_is_kept_of_what_was_read(models: Models, program: str) -> None:
+    async def main() -> None:
+        before = artefacts()
+        with suppress(ModelRefused):
+            await models.prober(program).prove("churn", "1")
+        assert artefacts() == before
+
+    gc.disable()  # which would find it some time later
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+def test_no_more_is_read_than_may_be_opened(models: Models) -> None:
+    os.truncate(models.root / "churn/1/weights.json", 2**40)
+
+    assert models.refusal("", load_memory_bytes=1024**2) == (
+        "models/churn/1/weights.json: expected at most 1048576 bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got 1099511627776"
+    )
+
+
+def test_what_takes_too_long_to_read_is_not_waited_for(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def hanging(*_: int) -> int:
+        assert go_on.wait(DEADLINE)
+        return 0
+
+    monkeypatch.setattr(os, "sendfile", hanging)
+
+    assert models.refusal("", load_timeout=0.2) == (
+        "models/churn/1: expected to be read within 0.2 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no end"
+    )
+    go_on.set()
+
+
+def test_a_version_is_refused_when_there_is_no_descriptor_to_read_it_with(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptor(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", no_descriptor)
+    (models.root / "churn/1/model.toml").write_text(PYTHON)
+
+    assert models.refusal("") == "models/churn/1: expected to be read, got Too many open files"
 
 
 def test_the_reason_of_the_loader_is_told(models: Models) -> None:
@@ -359,10 +430,22 @@ def test_a_pickle_in_disguise_is_never_unpickled(models: Models, tmp_path: Path)
 
 
 def test_a_probe_whose_parent_is_gone_says_nothing(models: Models) -> None:
-    request = {"settings": models.prober()._settings.snapshot(), "name": "churn", "version": "1", "parent": 0}
+    artefact = Artefact.of(b"")
+    request = {
+        "settings": models.prober()._settings.snapshot(),
+        "name": "churn",
+        "version": "1",
+        "artefact": [artefact.descriptor, artefact.sha256()],
+        "parent": 0,
+    }
     reading, writing = os.pipe()
     done = subprocess.run(
-        [*PROBE, str(writing)], input=json.dumps(request), text=True, pass_fds=[writing], check=False, timeout=DEADLINE
+        [*PROBE, str(writing)],
+        input=json.dumps(request),
+        text=True,
+        pass_fds=[writing, artefact.descriptor],
+        check=False,
+        timeout=DEADLINE,
     )
     os.close(writing)
 

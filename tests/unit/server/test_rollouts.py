@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from tests.unit.log import Log
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE, until
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
@@ -41,7 +42,7 @@ class FakeHosts:
     def apart(self) -> nullcontext[None]:
         return nullcontext()
 
-    async def prepare(self, name: str, version: str) -> None:
+    async def prepare(self, name: str, version: str, _read: Artefact) -> None:
         self.opened.append((name, version))
         await self.may_open.wait()
 

@@ -87,6 +87,15 @@ def test_a_version_is_opened_by_one_worker_after_the_other(play: Callable[..., N
     play(scene)
 
 
+def test_every_worker_is_given_what_was_read_once(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        await on.rollouts.activate("m", "2")
+
+        assert [actor.given for actor in on.living] == [[b"m 2"]] * 2
+
+    play(scene)
+
+
 def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log: Log) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 1, "fails")
@@ -456,8 +465,12 @@ def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
 def test_a_catalogue_that_cannot_be_told_is_told_with_the_next(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def memfd_create(_name: str) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
+    def memfd_create(name: str, *flags: int) -> int:
+        if name == "weighbridge-lineup":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return create(name, *flags)
+
+    create = os.memfd_create
 
     async def scene(on: Stage) -> None:
         with monkeypatch.context() as patch:

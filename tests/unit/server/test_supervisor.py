@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import gc
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import pytest
 from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
+from tests.starving import open_files
 from tests.unit.log import Log
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE, until
@@ -238,13 +238,11 @@ def test_a_worker_that_dies_while_it_is_being_replaced_is_replaced_once(
 def test_a_worker_that_never_came_to_read_its_first_message_leaves_nothing_behind(
     supervising: Supervising, log: Log
 ) -> None:
-    gc.collect()
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    descriptors = open_files()
     with pytest.raises(CannotStart):
         supervising.run(FAILS)
-    gc.collect()
 
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_files() == descriptors
     assert len(log.of("worker_started")) == 1
 
 
@@ -324,12 +322,12 @@ def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.Monk
     def ftruncate(_descriptor: int, _size: int) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    descriptors = open_files()
     monkeypatch.setattr(os, "ftruncate", ftruncate)
     with pytest.raises(OSError, match="Cannot allocate memory"):
         Scoreboard.create()
 
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_files() == descriptors
 
 
 def test_a_worker_takes_as_many_as_its_channel_holds_while_it_reads_nothing() -> None:

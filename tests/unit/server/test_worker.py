@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from tests.starving import room_for
 from tests.waiting import DEADLINE
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.application.catalogue import Catalogue, ModelEntry
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
@@ -48,9 +49,11 @@ class FakeModels:
     def __init__(self) -> None:
         self.installed: list[str] = []
         self.told: list[Catalogue] = []
+        self.read: list[tuple[bytes, str] | None] = []
         self.opening, self.go_on = threading.Event(), threading.Event()
 
-    def open(self, name: str, version: str) -> str:
+    def open(self, name: str, version: str, read: Artefact | None) -> str:
+        self.read.append(None if read is None else (read.read(), read.sha256()))
         if version == "2":
             raise ModelRefused(f"models/{name}/{version}: it is broken")
         if version == "3":
@@ -110,7 +113,7 @@ async def directed(ends: tuple[Channel, Channel], lineup: Lineup) -> AsyncIterat
 def test_a_worker_opens_a_version_when_it_is_told_to_and_serves_it_when_all_have(ends: tuple[Channel, Channel]) -> None:
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
-            on.say(Word.PREPARE, "7 m 1")
+            on.say(Word.PREPARE, "7 m 1 0")
             assert await on.answer() == (Word.DONE, "7")
             assert on.models.installed == []
             on.say(Word.COMMIT, "8 ")
@@ -120,10 +123,35 @@ def test_a_worker_opens_a_version_when_it_is_told_to_and_serves_it_when_all_have
     asyncio.run(main())
 
 
+def test_a_worker_opens_what_was_read_already(ends: tuple[Channel, Channel]) -> None:
+    artefact = Artefact.of(b"good")
+
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            on.say(Word.PREPARE, f"7 m 1 {artefact.sha256()}", [artefact.descriptor])
+            assert await on.answer() == (Word.DONE, "7")
+            assert on.models.read == [(b"good", artefact.sha256())]
+
+    asyncio.run(main())
+
+
+def test_a_worker_reads_for_itself_what_it_has_no_room_to_be_given(ends: tuple[Channel, Channel]) -> None:
+    artefact = Artefact.of(b"good")
+
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            with room_for(0):
+                on.say(Word.PREPARE, "7 m 1 0", [artefact.descriptor])
+            assert await on.answer() == (Word.DONE, "7")
+            assert on.models.read == [None]
+
+    asyncio.run(main())
+
+
 def test_a_worker_says_why_it_cannot_open_a_version(ends: tuple[Channel, Channel]) -> None:
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
-            on.say(Word.PREPARE, "7 m 2")
+            on.say(Word.PREPARE, "7 m 2 0")
             assert await on.answer() == (Word.FAILED, "7 models/m/2: it is broken")
 
     asyncio.run(main())
@@ -133,10 +161,10 @@ def test_a_worker_forgets_what_it_is_opening_or_has_opened_when_it_is_told_to(en
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
             on.say(Word.ABORT)
-            on.say(Word.PREPARE, "7 m 3")
+            on.say(Word.PREPARE, "7 m 3 0")
             await asyncio.to_thread(on.models.opening.wait, DEADLINE)
             on.say(Word.ABORT)
-            on.say(Word.PREPARE, "8 m 1")
+            on.say(Word.PREPARE, "8 m 1 0")
             assert await on.answer() == (Word.DONE, "8")
             on.models.go_on.set()
             on.say(Word.COMMIT, "9 ")

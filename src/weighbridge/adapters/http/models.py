@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 
+from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.http.fast_route import Call
 from weighbridge.adapters.http.model_call import steps
 from weighbridge.adapters.http.model_description import LIVE, VERSIONED, describe_model
@@ -61,9 +62,12 @@ class ModelHost:
         """The versions that answer requests, by the names of their models."""
         return {name: served.version for name, served in sorted(self._registry.live.items())}
 
-    def open(self, name: str, version: str) -> Opened:
-        """Load a version and compile its routes, in any thread. Raises ModelRefused."""
-        served = self._registry.load(name, version)
+    def open(self, name: str, version: str, read: Artefact | None = None) -> Opened:
+        """Load a version, of what was `read` or is read now, and compile its routes, in any thread.
+
+        Raises ModelRefused.
+        """
+        served = self._registry.load(name, version, read)
         done = steps(served, SignatureTypes(name, version, served.signature))
         label = Model(name, version)
         calls = {path: done.compiled(path, label, self._telemetry) for path in (LIVE, VERSIONED)}
