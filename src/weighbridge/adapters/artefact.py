@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
@@ -58,16 +59,21 @@ class Artefact:
     def sha256(self) -> str:
         """The digest, in hexadecimal."""
         if self._digest is None:
-            digest, part = hashlib.sha256(), memoryview(bytearray(_PART))
             with self.path.open("rb", buffering=0) as file:
-                while count := file.readinto(part):
-                    digest.update(part[:count])
-            self._digest = digest.hexdigest()
+                self._digest = sha256(file)
         return self._digest
 
     def read(self) -> bytes:
         """All of it."""
         return self.path.read_bytes()
+
+
+def sha256(file: FileIO) -> str:
+    """The digest of what is in a file from here on, in hexadecimal. Raises OSError."""
+    digest, part = hashlib.sha256(), memoryview(bytearray(_PART))
+    while count := file.readinto(part):
+        digest.update(part[:count])
+    return digest.hexdigest()
 
 
 def _memory() -> int:

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
-from weighbridge.adapters.artefact import Artefact
+from weighbridge.adapters.artefact import Artefact, sha256
 from weighbridge.adapters.manifest import MANIFEST, NAME, ROLLOUT, VERSION, Manifest, Rollout, order
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.domain.errors import ModelRefused
@@ -212,8 +213,8 @@ class Repository:
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         digest = self._digests.get(key)
         if digest is None:
-            with _told(path, "a file that can be read"), os.fdopen(descriptor, "rb", closefd=False) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            with _told(path, "a file that can be read"), FileIO(descriptor, closefd=False) as file:
+                digest = sha256(file)
         digests[key] = digest
         return digest
 

@@ -18,6 +18,7 @@ from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
+from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
 OPERATIONS = ("activate", "rollback", "reload", "watch")
@@ -251,7 +252,7 @@ class Rollouts:
     async def _reconcile(self) -> None:
         async with self.changing:
             try:
-                found = await asyncio.to_thread(self._shelf.scan)
+                found = await aside(self._shelf.scan)
             except ModelRefused as exc:
                 if self._unreadable != str(exc):
                     self._unreadable = str(exc)
@@ -280,7 +281,7 @@ class Rollouts:
 
     async def _look_at(self, name: str) -> _Standing:
         """How a model stands, by what is in the directory now. Raises ModelNotFound, ModelRefused."""
-        found = (await asyncio.to_thread(self._shelf.scan)).get(name)
+        found = (await aside(self._shelf.scan)).get(name)
         if found is None and name not in self._standings:
             raise ModelNotFound
         standing = self._standings.setdefault(name, _Standing())

@@ -177,10 +177,13 @@ def _call(name: str, *arguments: object) -> int:
 
 
 def _is_idle() -> bool:
-    """Whether the machine has anything left."""
-    before = _spent()
-    time.sleep(_LOOK_SECONDS)
-    spent = [after - then for after, then in zip(_spent(), before, strict=True)]
+    """Whether the machine has anything left; False where no descriptor is left to look with."""
+    try:
+        before = _spent()
+        time.sleep(_LOOK_SECONDS)
+        spent = [after - then for after, then in zip(_spent(), before, strict=True)]
+    except OSError:
+        return False
     return sum(spent[_IDLE_TIMES]) > _IDLE * sum(spent)
 
 

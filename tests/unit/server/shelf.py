@@ -1,6 +1,7 @@
 """A directory of models that a test describes, and one who proves what is in it."""
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ class FakeShelf:
         self.others: list[str] = []
         self.problem: str | None = None
         self.read_only = False
+        self.scanned_under: int | None = None
         self.before_writing: Callable[[], None] = lambda: None
 
     def put(self, name: str, *versions: str, live: str | None = None, previous: str | None = None) -> None:
@@ -33,6 +35,7 @@ class FakeShelf:
         self.found[name] = replace(model, versions={**model.versions, version: found})
 
     def scan(self) -> dict[str, FoundModel]:
+        self.scanned_under = os.sched_getscheduler(0)  # the policy of the calling thread
         if self.problem is not None:
             raise ModelRefused(self.problem)
         return dict(self.found)

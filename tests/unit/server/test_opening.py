@@ -12,7 +12,6 @@ from tests.waiting import until
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.application.catalogue import Catalogue
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server import yielding
 from weighbridge.server.opening import NoModels, Opening
 
 
@@ -42,17 +41,6 @@ def test_what_was_read_is_given_back_with_a_version_that_is_refused() -> None:
         until(lambda: not os.path.lexists(path))
     finally:
         gc.enable()
-
-
-def test_a_version_is_refused_when_there_is_no_file_to_be_had_to_look_how_busy_the_machine_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def giving_way() -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(yielding, "giving_way", giving_way)
-    with pytest.raises(ModelRefused, match=r"got OSError: \[Errno 24\] Too many open files$"):
-        asyncio.run(Opening(Raising()).prepare("m", "1", None))
 
 
 def test_an_application_that_serves_no_models_opens_none() -> None:

@@ -1,6 +1,7 @@
 """What is decided on models, for one who serves whatever is decided."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -571,5 +572,20 @@ def test_an_operation_goes_on_when_nobody_waits_for_it_any_more(on: Operated) ->
         go_on.set()
         await on.rollouts.reconcile()
         assert on.hosts.live == {"m": "2"}
+
+    on.run(scene)
+
+
+# What answers requests goes first
+
+
+@pytest.mark.parametrize("operation", [lambda on: on.rollouts.reload("m"), lambda on: on.rollouts.reconcile()])
+def test_who_looks_at_the_directory_while_the_service_runs_gives_way(
+    on: Operated, operation: Callable[[Operated], Coroutine[Any, Any, object]]
+) -> None:
+    async def scene() -> None:
+        on.shelf.scanned_under = None
+        await operation(on)
+        assert on.shelf.scanned_under == os.SCHED_BATCH
 
     on.run(scene)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.starving import room_for
 from weighbridge.server import yielding
 from weighbridge.server.yielding import STAND_BACK, giving_way, keep_apart, let_mingle, wake_at_once, wake_gently
 
@@ -69,6 +70,18 @@ def test_a_thread_that_gives_way_keeps_its_share_of_a_machine_that_has_nothing_l
     in_a_thread(run)
 
     assert seen == [niceness]
+
+
+def test_a_thread_that_cannot_look_how_busy_the_machine_is_keeps_its_share() -> None:
+    seen: list[int] = []
+
+    def run() -> None:
+        with room_for(0), giving_way():
+            seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    in_a_thread(run)
+
+    assert seen == [USUAL]
 
 
 def test_a_thread_that_gives_way_interrupts_no_other_when_it_wakes() -> None:
