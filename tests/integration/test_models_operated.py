@@ -130,6 +130,24 @@ def test_while_an_artefact_is_corrupt_the_others_serve_and_a_new_worker_says_why
         until(lambda: [worker["state"] for worker in admin(service, "GET", "/workers").json()] == ["ready"] * 2)
 
 
+def tunables(service: Service) -> set[bytes]:
+    """What its workers are started with for the C library."""
+    workers = [int(line["pid"]) for line in service.of("worker_started")]
+    environments = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in workers]
+    return {line for lines in environments for line in lines if line.startswith(b"GLIBC_TUNABLES=")}
+
+
+def test_only_workers_that_open_models_have_their_memory_on_huge_pages(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+
+    with serving(WORKERS="2", MODELS=str(models)) as service:
+        assert tunables(service) == {b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1"}
+    with serving(WORKERS="2") as service:
+        assert tunables(service) == set()
+
+
 @pytest.mark.parametrize("watch", ["events", "poll"])
 def test_what_is_written_by_hand_becomes_live(models: Path, watch: str) -> None:
     with serving(MODELS=str(models), MODELS_WATCH=watch) as service, service.client() as client:

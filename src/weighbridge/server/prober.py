@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -15,6 +15,7 @@ from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.repository import Repository
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.process import with_huge_pages
 from weighbridge.server.yielding import aside
 from weighbridge.settings import PREFIX, Settings
 
@@ -179,10 +180,10 @@ async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
         process.wait()
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> Mapping[str, str]:
     """That of this process, less the settings: a token may be among them."""
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-    return others | _SINGLE_THREADED
+    return with_huge_pages(others | _SINGLE_THREADED)
 
 
 def _memory_file() -> IO[bytes]:

@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
 _RETRY_SECONDS = 0.05
+_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"  # of what is there twice, the last counts
+_HUGE_PAGE_BYTES = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_USUAL_HUGE_PAGE_BYTES = 2 * 1024**2
 _EXPECTED = "expected every worker to go along, got one that"
 
 
@@ -45,7 +49,11 @@ class WorkerProcess:
                 self.scoreboard = Scoreboard.create()
                 self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor, written])
             os.close(self.scoreboard.descriptor)  # the mapping stays
-            self._process, self.pidfd = _start([*command, str(self._far_end.fileno())], self._far_end.fileno())
+            self._process, self.pidfd = _start(
+                [*command, str(self._far_end.fileno())],
+                self._far_end.fileno(),
+                os.environ if settings.models is None else with_huge_pages(os.environ),
+            )
         except OSError:
             self.channel.close()
             self._far_end.close()
@@ -225,9 +233,28 @@ class WorkerProcess:
         return Ending("exited", f"ended with code {code}" if self._refusal is None else self._refusal)
 
 
-def _start(command: Sequence[str], descriptor: int) -> tuple[subprocess.Popen[bytes], int]:
+def with_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """An environment in which the GNU C library asks for huge pages, unless it says there that it should not.
+
+    Memory for half a gigabyte of weights is given back in 4 ms then, and in 50 by pages of 4 KiB; nobody is answered
+    meanwhile. It is filled faster, too, and read faster. A process has about a megabyte more for it. Where such a page
+    is larger than usual, the library would take all of one for the first bytes.
+    """
+    try:
+        size = int(_HUGE_PAGE_BYTES.read_text("ascii"))
+    except OSError:  # a kernel without, or no descriptor to look with
+        return environment
+    if size > _USUAL_HUGE_PAGE_BYTES:
+        return environment
+    given = environment.get(_TUNABLES)
+    return {**environment, _TUNABLES: f"{_HUGE_PAGES}:{given}" if given else _HUGE_PAGES}
+
+
+def _start(
+    command: Sequence[str], descriptor: int, environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
     """A process that inherits the descriptor, and one by which its end is seen. Raises OSError."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor])
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor], env=environment)
     try:
         return process, os.pidfd_open(process.pid)
     except OSError:

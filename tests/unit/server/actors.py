@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +183,7 @@ async def stage(
     rollouts = Rollouts(shelf, prover.made(), read, logger)
     actors: list[Actor] = []
 
-    def start(_command: Sequence[str], descriptor: int) -> tuple[Actor, int]:
+    def start(_command: Sequence[str], descriptor: int, _environment: Mapping[str, str]) -> tuple[Actor, int]:
         actor = Actor(on_stage, descriptor, len(actors))
         actors.append(actor)
         return actor, actor.pidfd

@@ -347,6 +347,12 @@ def test_a_process_computes_in_one_thread(models: Models) -> None:
     assert models.refusal(program) == "1"
 
 
+def test_a_process_has_its_memory_on_huge_pages(models: Models) -> None:
+    program = SPEAKS + "say(json.dumps({'refused': os.environ['GLIBC_TUNABLES']}).encode() + b'\\n')"
+
+    assert models.refusal(program).startswith("glibc.malloc.hugetlb=1")
+
+
 CONFINED = """
 import ctypes, json, os, resource
 signal = ctypes.c_int()
