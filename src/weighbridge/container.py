@@ -52,7 +52,7 @@ class Container(containers.DeclarativeContainer):
     loaded_weights = providers.Singleton(methodcaller("load"), weights)
     predict = providers.Singleton(PredictUseCase, weights=loaded_weights, max_rows=settings.provided.max_rows)
     embedded = providers.Singleton(embedded_model, loaded_weights)
-    repository = providers.Singleton(Repository, settings.provided.models)
+    repository = providers.Singleton(Repository, settings.provided.models, settings.provided.load_memory_bytes)
     loader = providers.Singleton(
         Loader,
         repository,

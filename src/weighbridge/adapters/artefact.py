@@ -1,13 +1,16 @@
 """The content of an artefact: read from its file once, into memory that nobody else can write to."""
 
+import _thread
 import fcntl
 import hashlib
 import os
+import time
 from io import FileIO
 from pathlib import Path
 from typing import Self
 
 _ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+_LARGE_BYTES = 16 * 1024**2
 _PART = 8 * 1024**2  # that is digested at once: after each, other threads have to be asked for the interpreter
 
 
@@ -15,7 +18,8 @@ class Artefact:
     """A file in memory, which goes with the last reference to it.
 
     Half a gigabyte as an object of Python's would stop the world for a tenth of a second when it goes. This is copied,
-    digested and given back while other threads run, and libraries that read files need no copy of their own.
+    digested and given back while other threads run, and libraries that read files need no copy of their own. The last
+    reference may go on an event loop, so what is large is given back by a thread: it takes 30 ms.
 
     Nobody can write to it, whoever has its descriptor. It may come from another process, which has read and digested
     it already.
@@ -26,6 +30,12 @@ class Artefact:
         self._digest = digest
 
     def __del__(self) -> None:
+        if os.fstat(self.descriptor).st_size >= _LARGE_BYTES:
+            try:
+                _thread.start_new_thread(os.close, (self.descriptor,))
+                return
+            except RuntimeError:  # there is none to be had
+                pass
         os.close(self.descriptor)
 
     @classmethod
@@ -33,18 +43,24 @@ class Artefact:
         """One with this content."""
         artefact = cls(_memory())
         for part in parts:
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.write(artefact.descriptor, rest) :]
+            _write(artefact.descriptor, memoryview(part))
         return artefact._sealed()
 
     @classmethod
-    def copy(cls, descriptor: int, size: int) -> Self:
-        """One with the first `size` bytes of an open file, or as many as it has. Raises OSError."""
-        artefact = cls(_memory())
-        start = 0
-        while copied := os.sendfile(artefact.descriptor, descriptor, start, size - start):
-            start += copied
+    def copy(cls, file: FileIO, size: int, seconds: float) -> Self:
+        """One with the first `size` bytes of a file, or as many as it has, digested on the way.
+
+        Raises OSError, and TimeoutError when that takes longer than it may.
+        """
+        artefact, digest, part = cls(_memory()), hashlib.sha256(), memoryview(bytearray(min(_PART, size)))
+        start = time.monotonic()
+        while size and (count := file.readinto(part[:size])):
+            _write(artefact.descriptor, part[:count])
+            digest.update(part[:count])
+            size -= count
+            if time.monotonic() - start > seconds:
+                raise TimeoutError
+        artefact._digest = digest.hexdigest()
         return artefact._sealed()
 
     def _sealed(self) -> Self:
@@ -74,6 +90,11 @@ def sha256(file: FileIO) -> str:
     while count := file.readinto(part):
         digest.update(part[:count])
     return digest.hexdigest()
+
+
+def _write(descriptor: int, rest: memoryview) -> None:
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _memory() -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
+from math import inf
 from pathlib import Path
 
 from weighbridge.adapters.artefact import Artefact, sha256
@@ -77,12 +78,15 @@ class FoundModel:
 class Repository:
     """The models in the directory `root`; without one there are none. For any thread.
 
-    An artefact of more than `most_bytes` is not read.
+    An artefact of more than `most_bytes` is not read, and to copy one may take so many seconds at most.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None, most_bytes: int = sys.maxsize) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str] | None, most_bytes: int = sys.maxsize, most_seconds: float = inf
+    ) -> None:
         self._root = None if root is None else Path(root)
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
+        self._most_seconds = most_seconds
         self._digests: Mapping[tuple[int, ...], str] = {}
 
     def scan(self) -> dict[str, FoundModel]:
@@ -121,7 +125,7 @@ class Repository:
         It is `read` already, or is read now. Raises ModelRefused.
         """
         if manifest.artefact is None:
-            return Artefact.of(b"")
+            return read or Artefact.of(b"")
         path = f"models/{name}/{version}/{manifest.artefact}"
         artefact = read or self._read(name, version, manifest.artefact, path)
         _check_digest(artefact.sha256(), manifest, path)
@@ -134,11 +138,19 @@ class Repository:
             _told(path, "a file that can be read"),
         ):
             size = os.fstat(descriptor).st_size
-            if size > self._most_bytes:
-                raise ModelRefused(
-                    f"{path}: expected at most {self._most_bytes} bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got {size}"
-                )
-            return Artefact.copy(descriptor, size)
+            self._check_size(size, path)
+            try:
+                return Artefact.copy(FileIO(descriptor, closefd=False), size, self._most_seconds)
+            except TimeoutError as exc:
+                limit = f"{self._most_seconds:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
+                raise ModelRefused(f"{path}: expected to be read within {limit}, got no end") from exc
+
+    def _check_size(self, size: int, path: str) -> None:
+        """Raises ModelRefused."""
+        if size > self.most_bytes:
+            raise ModelRefused(
+                f"{path}: expected at most {self.most_bytes} bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got {size}"
+            )
 
     def write_rollout(self, name: str, rollout: Rollout) -> None:
         """Have `rollout.toml` say this from now on: whoever reads it meanwhile gets the old or the new one, whole.
@@ -210,6 +222,7 @@ class Repository:
 
     def _digest(self, descriptor: int, path: str, digests: dict[tuple[int, ...], str]) -> str:
         status = os.fstat(descriptor)
+        self._check_size(status.st_size, path)
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         digest = self._digests.get(key)
         if digest is None:

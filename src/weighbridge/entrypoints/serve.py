@@ -97,7 +97,7 @@ async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, A
     settings = ports.settings
     wake_gently()
     with contextmanager(start_logging)(1, level=settings.log_level, log_format=settings.log_format) as logger:
-        rollouts = Rollouts(Repository(settings.models), Prober, settings, logger)
+        rollouts = Rollouts(Repository(settings.models, settings.load_memory_bytes), Prober, settings, logger)
         supervisor = Supervisor(
             worker, settings, ports.data, logger, rollouts, lambda: _reread(flags), inherited=ports.inherited
         )
@@ -116,7 +116,7 @@ async def _serve_alone(ports: _Ports) -> None:
     settings = ports.settings
     memory, live = bytearray(MEMORY_BYTES), dict[str, str]()
     container = Container(settings=settings, memory=memory, live=live)
-    rollouts = Rollouts(Repository(settings.models), Prober, settings, container.logger())
+    rollouts = Rollouts(container.repository(), Prober, settings, container.logger())
 
     def application() -> ASGIApp:
         live.update(rollouts.lineup.live)

@@ -19,7 +19,7 @@ class Word(Enum):
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
-    PREPARE = b"prepare"  # with a number, a model and a version: open it beside those that are live; with an artefact
+    PREPARE = b"prepare"  # with a number, a model, a version, its digest and its artefact: open it beside the live ones
     COMMIT = b"commit"  # with a number: serve what was prepared
     ABORT = b"abort"  # forget what was prepared
     CATALOGUE = b"catalogue"  # with the descriptor of a lineup, whose catalogue counts

@@ -32,7 +32,9 @@ class CannotStart(Exception):
 
 
 class Shelf(Protocol):
-    """The directory of models."""
+    """The directory of models, in which no artefact of more than `most_bytes` is read."""
+
+    most_bytes: int
 
     def scan(self) -> Mapping[str, FoundModel]:
         """All that is there; takes its time. Raises ModelRefused when the directory cannot be read."""
@@ -151,6 +153,7 @@ class Rollouts:
     def heed(self, settings: Settings) -> None:
         """Prove versions with these settings from now on."""
         self._prover = self._make_prover(settings)
+        self._shelf.most_bytes = settings.load_memory_bytes
 
     async def start(self, hosts: Hosts) -> None:
         """Decide what is live from the start, for `hosts` that are yet to be started. The caller holds `changing`.
@@ -193,9 +196,12 @@ class Rollouts:
         if self._stopped:
             task.cancel()
         await asyncio.wait({task})
-        if task.cancelled():
-            raise Stopping
-        return task.result()
+        try:
+            if task.cancelled():
+                raise Stopping
+            return task.result()
+        finally:
+            del task  # which knows the error that knows this frame: all that was read would stay with them
 
     async def _start(self, hosts: Hosts) -> None:
         self._hosts = hosts
@@ -252,7 +258,7 @@ class Rollouts:
     async def _reconcile(self) -> None:
         async with self.changing:
             try:
-                found = await aside(self._shelf.scan)
+                found = await self._scan()
             except ModelRefused as exc:
                 if self._unreadable != str(exc):
                     self._unreadable = str(exc)
@@ -281,12 +287,20 @@ class Rollouts:
 
     async def _look_at(self, name: str) -> _Standing:
         """How a model stands, by what is in the directory now. Raises ModelNotFound, ModelRefused."""
-        found = (await aside(self._shelf.scan)).get(name)
+        found = (await self._scan()).get(name)
         if found is None and name not in self._standings:
             raise ModelNotFound
         standing = self._standings.setdefault(name, _Standing())
         standing.found = found
         return standing
+
+    async def _scan(self) -> Mapping[str, FoundModel]:
+        """What is in the directory now. Raises ModelRefused."""
+        try:
+            return await aside(self._shelf.scan)
+        except (OSError, MemoryError) as exc:
+            got = f"{type(exc).__name__}: {exc}"
+            raise ModelRefused(f"models: expected what it takes to look at them, got {got}") from exc
 
     @contextmanager
     def _recorded(self, name: str, operation: str) -> Iterator[None]:

@@ -36,7 +36,7 @@ class Prober:
     def __init__(self, settings: Settings, command: Sequence[str] = PROBE) -> None:
         self._settings = settings
         self._command = command
-        self._repository = Repository(settings.models, settings.load_memory_bytes)
+        self._repository = Repository(settings.models, settings.load_memory_bytes, settings.load_timeout)
         self._turn = asyncio.Lock()
         self._proven: set[bytes] = set()
 
@@ -67,19 +67,20 @@ class Prober:
         except TimeoutError as exc:
             limit = f"{self._settings.load_timeout:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
             raise ModelRefused(f"models/{name}/{version}: expected to be read within {limit}, got no end") from exc
-        except OSError as exc:
-            raise ModelRefused(f"models/{name}/{version}: expected to be read, got {exc.strerror}") from exc
+        except (OSError, MemoryError) as exc:
+            got = f"{type(exc).__name__}: {exc}"
+            raise ModelRefused(f"models/{name}/{version}: expected to be read, got {got}") from exc
 
     async def _probe(self, name: str, version: str, artefact: Artefact) -> None:
         path = f"models/{name}/{version}"
-        request = {
-            "settings": self._settings.snapshot(),
-            "name": name,
-            "version": version,
-            "artefact": [artefact.descriptor, artefact.sha256()],
-            "parent": os.getpid(),
-        }
         try:
+            request = {
+                "settings": self._settings.snapshot(),
+                "name": name,
+                "version": version,
+                "artefact": [artefact.descriptor, artefact.sha256()],
+                "parent": os.getpid(),
+            }
             end = await _run(self._command, json.dumps(request).encode(), artefact, self._settings.load_timeout)
         except OSError as exc:
             raise ModelRefused(f"{path}: expected a process to open it in, got none: {exc.strerror}") from exc

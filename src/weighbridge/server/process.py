@@ -139,7 +139,7 @@ class WorkerProcess:
                 await asyncio.wait({answer}, timeout=_RETRY_SECONDS)  # it has much to read
             await answer
         finally:
-            del self._asked[number]
+            del self._asked[number], answer  # an error knows this frame, and the answer the error
 
     def answered(self, word: Word, text: str) -> None:
         """Take its answer to what it was asked for, or its reason not to start."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -57,7 +58,7 @@ def _change_policy(before: int, wanted: int) -> None:
 
 
 async def aside(function: Callable[[], ResultT]) -> ResultT:
-    """What a function returns, or raises, in a thread that gives way.
+    """What a function returns, or raises, in a thread that gives way. Raises OSError when there is none to be had.
 
     The thread is its own, and may outlive a process that ends: one that never comes to an end holds up nothing.
     """
@@ -67,7 +68,10 @@ async def aside(function: Callable[[], ResultT]) -> ResultT:
 def _begun(function: Callable[[], ResultT]) -> Future[ResultT]:
     future: Future[ResultT] = Future()
     future.set_running_or_notify_cancel()  # so it cannot be cancelled: whoever waits for it just goes away
-    threading.Thread(target=_run, args=(function, future), daemon=True).start()
+    try:
+        threading.Thread(target=_run, args=(function, future), daemon=True).start()
+    except RuntimeError as exc:
+        raise OSError(errno.EAGAIN, str(exc)) from exc
     return future
 
 

@@ -124,10 +124,21 @@ def test_an_artefact_of_more_than_there_may_be_is_not_read(tmp_path: Path) -> No
     manifest = repository.manifest("churn", "1")
     assert repository.artefact("churn", "1", manifest).read() == bytes(100)
 
-    os.truncate(directory / "weights.json", 101)
+    os.truncate(directory / "weights.json", 10**12)
+    limit = "at most 100 bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
+    expected = f"models/churn/1/weights.json: expected {limit}, got 1000000000000"
 
-    with pytest.raises(ModelRefused, match=r"at most 100 bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got 101$"):
+    with pytest.raises(ModelRefused, match=f"^{expected}$"):
         repository.artefact("churn", "1", manifest)
+    assert repository.scan()["churn"].versions["1"].reason == expected
+
+
+def test_an_artefact_that_takes_too_long_to_read_is_given_up(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    repository = Repository(tmp_path, most_seconds=0)
+
+    with pytest.raises(ModelRefused, match=r"expected to be read within 0 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no"):
+        repository.artefact("churn", "1", repository.manifest("churn", "1"))
 
 
 def test_an_artefact_with_another_digest_is_refused(tmp_path: Path) -> None:
@@ -350,7 +361,7 @@ def test_an_artefact_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypa
     def too_large(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(os, "sendfile", too_large)
+    monkeypatch.setattr(os, "write", too_large)
 
     with pytest.raises(
         ModelRefused,

@@ -110,6 +110,8 @@ class Actor:
     def _heed(self, word: Word, text: str, descriptors: list[int]) -> None:
         self.heard.append(word)
         number, *what = text.split() or ["0"]
+        if word is Word.PREPARE:
+            self.given.append(Artefact(descriptors[0], what[2]).read())
         match word, self._on_stage.plays(self, word):
             case _, "dies":
                 self.kill()
@@ -117,7 +119,6 @@ class Actor:
                 self.send(Word.FAILED, f"{number} {'/'.join(['models', *what[:2]])}: it is broken")
             case Word.PREPARE, deed:
                 self._prepared = (what[0], what[1])
-                self.given.append(Artefact(descriptors[0], what[2]).read())
                 if deed == "does":
                     self.send(Word.DONE, number)
             case Word.COMMIT, "does":
@@ -125,15 +126,18 @@ class Actor:
                 self.live |= [self._prepared]
                 self.send(Word.DONE, number)
             case Word.CONNECTIONS, _:
-                self.connections += len(descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                self._adopt(descriptors)
             case Word.CATALOGUE, _:
                 [descriptor] = descriptors
                 self.lineup = Lineup.read(descriptor)
                 os.close(descriptor)
             case ((Word.RETIRE | Word.CLOSE), _):
                 self.end(0)
+
+    def _adopt(self, connections: list[int]) -> None:
+        self.connections += len(connections)
+        for connection in connections:
+            os.close(connection)
 
 
 def obeys(_actor: Actor, _word: Word) -> str:

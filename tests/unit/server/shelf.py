@@ -20,6 +20,7 @@ class FakeShelf:
         self.others: list[str] = []
         self.problem: str | None = None
         self.read_only = False
+        self.most_bytes = 0
         self.scanned_under: int | None = None
         self.before_writing: Callable[[], None] = lambda: None
 
@@ -68,7 +69,8 @@ class FakeProver:
         return make
 
     async def prove(self, name: str, version: str) -> Artefact:
+        read = Artefact.of(f"{name} {version}".encode())
         if version in self.refused:
             raise ModelRefused(self.refused[version])
         self.proven.append((name, version))
-        return Artefact.of(f"{name} {version}".encode())
+        return read

@@ -1,6 +1,5 @@
 import asyncio
 import errno
-import gc
 import os
 import sys
 from contextlib import suppress
@@ -8,6 +7,7 @@ from contextlib import suppress
 import pytest
 from typing_extensions import override
 
+from tests.starving import uncollected
 from tests.waiting import until
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.application.catalogue import Catalogue
@@ -34,13 +34,10 @@ def test_what_was_read_is_given_back_with_a_version_that_is_refused() -> None:
         with suppress(ModelRefused):
             await Opening(Raising()).prepare("m", "1", read)
 
-    gc.disable()  # which would find it some time later
-    try:
+    with uncollected():
         asyncio.run(refused(artefact))
         del artefact
         until(lambda: not os.path.lexists(path))
-    finally:
-        gc.enable()
 
 
 def test_an_application_that_serves_no_models_opens_none() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import fcntl
-import gc
 import json
 import os
 import pickle
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.starving import open_artefacts, uncollected
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.domain.errors import ModelRefused
@@ -113,24 +113,18 @@ os.execv({PROBE[0]!r}, [*{PROBE!r}, sys.argv[1]])
     assert artefact.read() == b'{"weights": [1.0, 2.0]}'
 
 
-def artefacts() -> int:
-    """How many this process has."""
-    return sum("weighbridge-artefact" in str(entry.resolve()) for entry in Path("/proc/self/fd").iterdir())
-
-
 @pytest.mark.parametrize("program", ["", OPENS])
 def test_nothing_is_kept_of_what_was_read(models: Models, program: str) -> None:
     async def main() -> None:
-        before = artefacts()
+        before = open_artefacts()
         with suppress(ModelRefused):
-            await models.prober(program).prove("churn", "1")
-        assert artefacts() == before
+            read = await models.prober(program).prove("churn", "1")
+            assert open_artefacts() == before + 1
+            del read
+        assert open_artefacts() == before
 
-    gc.disable()  # which would find it some time later
-    try:
+    with uncollected():
         asyncio.run(main())
-    finally:
-        gc.enable()
 
 
 def test_no_more_is_read_than_may_be_opened(models: Models) -> None:
@@ -144,11 +138,11 @@ def test_no_more_is_read_than_may_be_opened(models: Models) -> None:
 def test_what_takes_too_long_to_read_is_not_waited_for(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def hanging(*_: int) -> int:
+    def hanging(*_: object) -> None:
         assert go_on.wait(DEADLINE)
-        return 0
+        raise OSError
 
-    monkeypatch.setattr(os, "sendfile", hanging)
+    monkeypatch.setattr(Artefact, "copy", hanging)
 
     assert models.refusal("", load_timeout=0.2) == (
         "models/churn/1: expected to be read within 0.2 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no end"
@@ -165,7 +159,7 @@ def test_a_version_is_refused_when_there_is_no_descriptor_to_read_it_with(
     monkeypatch.setattr(os, "memfd_create", no_descriptor)
     (models.root / "churn/1/model.toml").write_text(PYTHON)
 
-    assert models.refusal("") == "models/churn/1: expected to be read, got Too many open files"
+    assert models.refusal("") == "models/churn/1: expected to be read, got OSError: [Errno 24] Too many open files"
 
 
 def test_the_reason_of_the_loader_is_told(models: Models) -> None:

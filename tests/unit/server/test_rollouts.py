@@ -336,9 +336,10 @@ def test_the_embedded_model_is_always_what_it_is(on: Operated) -> None:
 
 
 def test_new_settings_count_for_the_next_proof(on: Operated) -> None:
-    on.rollouts.heed(Settings(load_timeout=7.0))
+    on.rollouts.heed(Settings(load_timeout=7.0, load_memory_bytes=2**30))
 
     assert [settings.load_timeout for settings in on.prover.settings] == [60.0, 7.0]
+    assert on.shelf.most_bytes == 2**30
 
 
 def test_an_operation_that_is_under_way_when_the_service_ends_is_undone(on: Operated) -> None:
@@ -505,6 +506,28 @@ def test_a_model_that_is_gone_serves_on(on: Operated, log: Log) -> None:
     on.run(scene)
 
     assert len(log.written("model_gone")) == 1
+
+
+def test_a_directory_that_nobody_can_be_had_to_look_at_is_looked_at_the_next_time(
+    on: Operated, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="2")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            await on.rollouts.reconcile()
+            with pytest.raises(ModelRefused, match=r"expected what it takes to look at them, got .*new thread$"):
+                await on.rollouts.reload("m")
+        assert on.rollouts.lineup.live == {"m": "1"}
+        await on.rollouts.reconcile()
+        assert on.rollouts.lineup.live == {"m": "2"}
+
+    on.run(scene)
+
+    assert len(log.written("models_unreadable")) == 1
 
 
 def test_a_directory_that_is_gone_changes_nothing(on: Operated, log: Log) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.typing import FilteringBoundLogger
 
+from tests.starving import open_artefacts, uncollected
 from tests.unit.log import Log
 from tests.unit.server.actors import Actor, Stage, stage
 from weighbridge.adapters.repository import FoundVersion
@@ -94,6 +95,25 @@ def test_every_worker_is_given_what_was_read_once(play: Callable[..., None]) -> 
         assert [actor.given for actor in on.living] == [[b"m 2"]] * 2
 
     play(scene)
+
+
+@pytest.mark.parametrize("refuses", ["the prober", "a worker"])
+def test_nothing_is_kept_of_what_was_read_for_a_version_that_is_refused(
+    play: Callable[..., None], refuses: str
+) -> None:
+    async def scene(on: Stage) -> None:
+        if refuses == "the prober":
+            on.prover.refused["2"] = "models/m/2: it is broken"
+        else:
+            on.plays = when(Word.PREPARE, 1, "fails")
+        before = open_artefacts()
+        for _ in range(3):
+            with suppress(ModelRefused):
+                await on.rollouts.activate("m", "2")
+        assert open_artefacts() == before
+
+    with uncollected():
+        play(scene)
 
 
 def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log: Log) -> None:
