@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -46,20 +47,23 @@ class Prober:
         It is read once, for all who open it. Raises ModelRefused.
         """
         async with self._turn:
-            manifest, artefact = await self._read(name, version)
+            manifest, artefact, niceness = await self._read(name, version)
             # It holds the digest of the artefact, which is checked whenever that is read.
             identity = hashlib.sha256(manifest.render()).digest()
             if identity in self._proven:
                 return artefact
-            await self._probe(name, version, artefact)
+            await self._probe(name, version, artefact, niceness)
             if manifest.runtime != "python":  # whose code can change while the manifest stays
                 self._proven.add(identity)
         return artefact
 
-    async def _read(self, name: str, version: str) -> tuple[Manifest, Artefact]:
-        def read() -> tuple[Manifest, Artefact]:
+    async def _read(self, name: str, version: str) -> tuple[Manifest, Artefact, int]:
+        """What there is of a version, and the niceness with which that was read. Raises ModelRefused."""
+
+        def read() -> tuple[Manifest, Artefact, int]:
             manifest = self._repository.manifest(name, version)
-            return manifest, self._repository.artefact(name, version, manifest)
+            artefact = self._repository.artefact(name, version, manifest)
+            return manifest, artefact, os.getpriority(os.PRIO_PROCESS, 0)  # of this thread
 
         try:
             async with asyncio.timeout(self._settings.load_timeout):
@@ -71,7 +75,7 @@ class Prober:
             got = f"{type(exc).__name__}: {exc}"
             raise ModelRefused(f"models/{name}/{version}: expected to be read, got {got}") from exc
 
-    async def _probe(self, name: str, version: str, artefact: Artefact) -> None:
+    async def _probe(self, name: str, version: str, artefact: Artefact, niceness: int) -> None:
         path = f"models/{name}/{version}"
         try:
             request = {
@@ -81,7 +85,8 @@ class Prober:
                 "artefact": [artefact.descriptor, artefact.sha256()],
                 "parent": os.getpid(),
             }
-            end = await _run(self._command, json.dumps(request).encode(), artefact, self._settings.load_timeout)
+            asked = json.dumps(request).encode()
+            end = await _run(self._command, asked, artefact, niceness, self._settings.load_timeout)
         except OSError as exc:
             raise ModelRefused(f"{path}: expected a process to open it in, got none: {exc.strerror}") from exc
         match end.verdict():
@@ -128,13 +133,15 @@ class _End:
         return f"{how}: {self.last_error}" if self.last_error else how
 
 
-async def _run(command: Sequence[str], request: bytes, artefact: Artefact, seconds: float) -> _End:
+async def _run(command: Sequence[str], request: bytes, artefact: Artefact, niceness: int, seconds: float) -> _End:
     """Run a probe to its end, or until its time is over. Raises OSError when there is no process to be had."""
     # Files in memory, not pipes: nothing has to be drained meanwhile, whoever has them open.
     with _memory_file() as given, _memory_file() as said, _memory_file() as errors:
         given.write(request)
         given.seek(0)
         process = _start(command, given, said, errors, artefact)
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, process.pid, niceness)  # until it gives way by itself
         in_time = await _ended(process, seconds)
         lines = _last(errors).decode(errors="replace").split("\n")
         return _End(process.wait(), in_time, _last(said), next((line for line in reversed(lines) if line.strip()), ""))

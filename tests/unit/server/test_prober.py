@@ -23,6 +23,7 @@ from tests.starving import open_artefacts, uncollected
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server import yielding
 from weighbridge.server.prober import PROBE, Prober
 from weighbridge.settings import Settings
 
@@ -333,6 +334,15 @@ def test_a_process_knows_none_of_the_settings_of_the_environment(
     known = models.refusal(program)
 
     assert "WEIGHBRIDGE" not in known
+
+
+@pytest.mark.parametrize(("is_idle", "niceness"), [(True, 19), (False, os.getpriority(os.PRIO_PROCESS, 0))])
+def test_a_process_gives_way_from_its_start_where_the_machine_has_anything_left(
+    models: Models, monkeypatch: pytest.MonkeyPatch, *, is_idle: bool, niceness: int
+) -> None:
+    monkeypatch.setattr(yielding, "_is_idle", lambda: is_idle)
+
+    models.prove(f"import os\nwhile os.getpriority(os.PRIO_PROCESS, 0) != {niceness}: pass\n{OPENS}", load_timeout=10.0)
 
 
 def test_a_process_computes_in_one_thread(models: Models) -> None:
