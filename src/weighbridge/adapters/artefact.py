@@ -39,11 +39,10 @@ class Artefact:
         os.close(self.descriptor)
 
     @classmethod
-    def of(cls, *parts: bytes | memoryview) -> Self:
+    def of(cls, content: bytes) -> Self:
         """One with this content."""
         artefact = cls(_memory())
-        for part in parts:
-            _write(artefact.descriptor, memoryview(part))
+        _write(artefact.descriptor, memoryview(content))
         return artefact._sealed()
 
     @classmethod
