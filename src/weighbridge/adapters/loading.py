@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from math import isclose
 from typing import Any
 
-from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import MANIFEST, Manifest, RuntimeName, Value, row_of
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runtimes import Runtime, Trust, runtime
@@ -35,14 +34,14 @@ class Loader:
         self._trust = trust
         self._runtimes = runtimes
 
-    def load(self, name: str, version: str, read: Artefact | None = None) -> Model:
+    def load(self, name: str, version: str, manifest: Manifest | None = None) -> Model:
         """A version whose digest is checked, whose golden rows are as they were, and which is warm.
 
-        Its artefact has been `read` already, or is read now. Raises ModelRefused: the message names the file, and is
-        one line.
+        Its manifest has been read already, or is read now. Raises ModelRefused: the message names the file, and is one
+        line.
         """
-        manifest = self._repository.manifest(name, version)
-        artefact = self._repository.artefact(name, version, manifest, read)
+        manifest = manifest or self._repository.manifest(name, version)
+        artefact = self._repository.artefact(name, version, manifest)
         directory = f"models/{name}/{version}"
         stated = f"{directory}/{MANIFEST}"
         opened = f"{directory}/{manifest.artefact or MANIFEST}"

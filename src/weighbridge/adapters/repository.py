@@ -119,15 +119,12 @@ class Repository:
         with self._opened(name, version) as directory:
             return _manifest(directory, f"models/{name}/{version}")[0]
 
-    def artefact(self, name: str, version: str, manifest: Manifest, read: Artefact | None = None) -> Artefact:
-        """The artefact of a version, which has the manifest's digest; empty when there is none.
-
-        It is `read` already, or is read now. Raises ModelRefused.
-        """
+    def artefact(self, name: str, version: str, manifest: Manifest) -> Artefact:
+        """The artefact of a version, which has the manifest's digest; empty when there is none. Raises ModelRefused."""
         if manifest.artefact is None:
-            return read or Artefact.of(b"")
+            return Artefact.of(b"")
         path = f"models/{name}/{version}/{manifest.artefact}"
-        artefact = read or self._read(name, version, manifest.artefact, path)
+        artefact = self._read(name, version, manifest.artefact, path)
         _check_digest(artefact.sha256(), manifest, path)
         return artefact
 

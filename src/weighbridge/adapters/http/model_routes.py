@@ -104,5 +104,4 @@ async def predict_version(name: str, version: str, request: Request, models: Mod
 
 async def _predict(opened: Opened, template: str, request: Request) -> Response:
     """By the version that is live when the request begins, whatever is by the time that its body is here."""
-    request.state.model = opened.label
-    return await answer(opened.calls[template], request)
+    return await answer(opened.routes[template], request)

@@ -5,6 +5,7 @@ docs/errors.md gives the cause and the cure of each code. No framework is needed
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, unique
+from itertools import cycle
 from typing import Any
 
 import orjson
@@ -45,6 +46,8 @@ class Problem(Enum):
     HEADERS_TOO_LARGE = 431, "The headers are too large"
     INTERNAL_ERROR = 500, "The service failed"
     INFERENCE_FAILED = 500, "The model failed"
+    MODEL_CRASHED = 500, "The model's process ended"
+    MODEL_UNAVAILABLE = 503, "The model is out of service"
     NOT_READY = 503, "The service is not ready"
     OVERLOADED = 503, "The service has more requests than it can hold"
     DEADLINE_EXCEEDED = 504, "The time for the request has passed"
@@ -68,6 +71,14 @@ class Problem(Enum):
         if errors:
             problem["errors"] = errors
         return self.status, b"application/problem+json", orjson.dumps(problem)
+
+
+_SECONDS = cycle(("2", "1", "3"))
+
+
+def retry_after() -> str:
+    """The seconds after which a client is to come back, and not all clients at the same time."""
+    return next(_SECONDS)
 
 
 class Canned:
