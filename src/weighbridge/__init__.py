@@ -19,8 +19,10 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
 
     `example` is one or more rows that the model takes: a pandas DataFrame with the columns that it was fitted on, or
     numbers of shape (n, width). The names and types of inputs, their categories, and whether they may be null are told
-    from it, so it should hold a null wherever one may come. Up to five of its rows, with what the model predicts for
-    them, are written as golden rows: the service serves the model only if it predicts the same.
+    from it, so it should hold a null wherever one may come. Two to five of its rows (its only row twice), with what the
+    model predicts for them, are written as golden rows: the service serves the model only if it predicts the same. A
+    model is refused that gives another number of rows than it was given, or for a row alone something else than for the
+    same row among others.
 
     `trusted_types` are dotted names of types in a scikit-learn model that are not the library's own; whoever serves it
     has to name them in WEIGHBRIDGE_TRUSTED_TYPES.

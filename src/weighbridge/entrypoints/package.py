@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighbridge.adapters.artefact import Artefact
+from weighbridge.adapters.golden import GoldenRows, check_count
 from weighbridge.adapters.inference import infer
 from weighbridge.adapters.manifest import MANIFEST, NAME, VERSION, ColumnSpec, Golden, Manifest, RuntimeName, Value
 from weighbridge.adapters.runtimes import Packed, Runtime, Trust, runtime
 from weighbridge.application.catalogue import EMBEDDED
+from weighbridge.application.ports import Model
 from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Signature
@@ -47,16 +49,19 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     packed = _packed(library, model, described.inputs)
     draft = _manifest(name, packed, described.inputs, packed.outputs)
     places = _spread(len(described.rows), _COMPARED)
+    places = places if len(places) > 1 else places * 2  # a model may take one row, and no more
     rows = [described.rows[place] for place in places]
+    chosen = _spread(len(rows), _GOLDEN)
     with warnings.catch_warnings():  # a runtime that loads may silence its library, in this process too
         loaded = library.load(Artefact.of(packed.artefact), draft, Trust(types=tuple(trusted_types)))
-        outputs = _predict(loaded, draft, rows)
-    columns = tuple(map(_as_wide_as, packed.outputs, outputs))
-    chosen = example.iloc[places] if hasattr(example, "iloc") else np.asarray(example)[places]
-    _compare(model, chosen, {column.name: values for column, values in zip(columns, outputs, strict=True)})
-    signature = Signature(described.inputs, columns)
-    golden = [_golden(signature, rows, outputs, place) for place in _spread(len(rows), _GOLDEN)]
-    manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden})
+        outputs = _predict(loaded, draft.signature(), rows)
+        columns = tuple(map(_as_wide_as, packed.outputs, outputs))
+        signature = Signature(described.inputs, columns)
+        golden = [_golden(signature, rows, outputs, place) for place in chosen]
+        manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden})
+        _check_apart(loaded, manifest, [places[place] for place in chosen])
+    given = example.iloc[places] if hasattr(example, "iloc") else np.asarray(example)[places]
+    _compare(model, given, {column.name: values for column, values in zip(columns, outputs, strict=True)})
     _write(target, {packed.file: packed.artefact, MANIFEST: manifest.render()})
     return target
 
@@ -121,13 +126,44 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
-def _predict(model: Any, manifest: Manifest, rows: Rows) -> Outputs:
-    try:
-        outputs: Outputs = model.predict(Batch(manifest.signature(), rows))
-    except Exception as exc:
-        raise ModelRefused(f"expected an example that the model takes, got one that it does not: {exc}") from exc
+def _predict(model: Model, signature: Signature, rows: Rows) -> Outputs:
+    """What the model gives for all rows, once it has taken the first alone and twice."""
+    unfit = "expected an example that the model takes, got one that it does not"
+    _ask(model, signature, rows[:1], unfit)
+    _ask(
+        model,
+        signature,
+        [rows[0]] * 2,
+        "The model takes one row but not two, as if a batch size were fixed inside; export it for any number of rows",
+    )
+    outputs = _ask(model, signature, rows, unfit)
     if any(values.dtype == np.float64 and not np.isfinite(values).all() for values in outputs):
         raise ModelRefused("expected finite predictions for the example, got others")
+    return outputs
+
+
+def _check_apart(model: Model, manifest: Manifest, places: list[int]) -> None:
+    """That golden rows, which are at these places of the example, get alone and in twos what they got among all."""
+    signature = manifest.signature()
+    golden = GoldenRows(manifest, signature)
+    for asked in (*([index] for index in range(len(places))), [0, 1]):
+        how = "alone" if len(asked) == 1 else "beside one other"
+        unfit = f"The model takes the example as a whole, but not row {places[asked[0]]} of it {how}"
+        found = golden.difference(asked, _ask(model, signature, [golden.rows[index] for index in asked], unfit))
+        if found is not None:
+            raise ModelRefused(
+                f"The model gives row {places[found.place]} of the example, counted from 0, another {found.output} "
+                f"{how} than together with the others. It must depend on its own row only: take out what looks at the "
+                "batch, such as its mean"
+            )
+
+
+def _ask(model: Model, signature: Signature, rows: Rows, refusal: str) -> Outputs:
+    try:
+        outputs = model.predict(Batch(signature, rows))
+    except Exception as exc:
+        raise ModelRefused(f"{refusal}: {exc}") from exc
+    check_count(outputs, len(rows))
     return outputs
 
 
@@ -139,7 +175,7 @@ def _compare(model: Any, example: Any, outputs: dict[str, NDArray[Any]]) -> None
         ours, theirs = outputs[name], np.asarray(getattr(model, _METHODS[name])(example))
         close = ours.dtype == np.float64 and np.issubdtype(theirs.dtype, np.number)
         same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) if close else np.array_equal(ours, theirs)
-        if not same:
+        if not same or ours.shape != theirs.shape:
             raise ModelRefused(
                 f"expected the {name} that the model itself gives for the example, got others; a null "
                 "reaches the model as NaN, so fit it with NaN in place of None"

@@ -134,6 +134,24 @@ def test_a_model_is_warmed_by_its_golden_rows_together_and_alone(models: Models)
     assert model.sizes == [10, *[1] * 8] * 3
 
 
+def test_a_single_golden_row_is_asked_for_twice_as_well(models: Models) -> None:
+    models.place(Golden(input=CELLS, output=ANSWER))
+
+    model = models.load(fine)
+
+    assert isinstance(model, FakeModel)
+    assert model.sizes == [2, 1] * 3
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_model_that_gives_another_number_of_rows_than_it_was_given_is_refused(models: Models, count: int) -> None:
+    models.place(*[Golden(input=CELLS, output=ANSWER)] * count)
+
+    assert models.refusal(lambda manifest: FakeModel(manifest.signature(), lambda _: answers(1))).startswith(
+        "models/churn/1/model.toml: expected as many predictions as rows, 2, got 1; a model has to take any number of"
+    )
+
+
 def test_without_golden_rows_a_model_is_asked_nothing(models: Models) -> None:
     models.place()
 
@@ -157,9 +175,9 @@ def test_numbers_may_differ_by_rounding(models: Models) -> None:
         (("stays", [0.25, 0.75], 4), "golden.0.output.rank: expected 3, got 4"),
         (
             ("stays", [0.25], 3),
-            "expected probabilities of type float and shape (1, 2), got float64 and (1, 1)",
+            "expected probabilities of type float and shape (2, 2), got float64 and (2, 1)",
         ),
-        (("stays", [0.25, 0.75], 3.0), "expected rank of type int and shape (1,), got float64 and (1,)"),
+        (("stays", [0.25, 0.75], 3.0), "expected rank of type int and shape (2,), got float64 and (2,)"),
     ],
 )
 def test_a_golden_row_that_is_predicted_otherwise_is_refused(

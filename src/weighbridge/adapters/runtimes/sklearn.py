@@ -9,8 +9,10 @@ import numpy as np
 import sklearn
 import skops
 import skops.io
-from sklearn.base import is_regressor
+from sklearn.base import BaseEstimator, is_regressor
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble._forest import ForestClassifier
+from sklearn.feature_extraction.text import _VectorizerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.tree import BaseDecisionTree
 from sklearn.utils.validation import check_is_fitted
@@ -96,7 +98,11 @@ class _Frames:
 
 def takes(model: object) -> bool:
     """Whether its type is scikit-learn's own, or derives from one that is."""
-    return any(base.__module__.partition(".")[0] == "sklearn" for base in type(model).__mro__)
+    return any(map(_is_own, type(model).__mro__))
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "sklearn"
 
 
 def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
@@ -132,6 +138,23 @@ def _outputs(model: Any) -> tuple[Column, ...]:
     return label, Column(name="probabilities", kind=Kind.FLOAT, width=len(classes))
 
 
+def _takes_texts(part: Any) -> bool:
+    """Whether a vectoriser of texts comes first: of a data frame it would read the names of the columns.
+
+    `part` is an estimator, or what one was made with.
+    """
+    match part:
+        case _VectorizerMixin():
+            return True
+        case Pipeline():
+            return _takes_texts(next((step for _, step in part.steps if step != "passthrough"), None))
+        case list() | tuple():
+            return any(map(_takes_texts, part))
+        case BaseEstimator() if _is_own(type(part)) and not isinstance(part, ColumnTransformer):
+            return any(_takes_texts(value) for name, value in vars(part).items() if not name.endswith("_"))
+    return False
+
+
 def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The estimator in a skops file. Raises ModelRefused, or whatever skops or scikit-learn do."""
     content = artefact.read()
@@ -147,6 +170,12 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
     estimator = skops.io.loads(content, trusted=sorted(found))
     settle(estimator)
+    if _takes_texts(estimator):
+        raise ModelRefused(
+            "The model was fitted on texts, and such models cannot be served yet. Fit it on a DataFrame instead: for a "
+            "column of texts called review, replace the vectoriser by "
+            'ColumnTransformer([("words", TfidfVectorizer(), "review")])'
+        )
     signature = manifest.signature()
     for column in signature.outputs:
         if not hasattr(estimator, _METHODS.get(column.name, "")):

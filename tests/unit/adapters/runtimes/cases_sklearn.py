@@ -17,6 +17,7 @@ from sklearn.ensemble import (
     IsolationForest,
     RandomForestClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -43,6 +44,7 @@ def cases() -> Sequence[Case]:
         _case("sklearn-clusters", ("prediction",), _clusters),
         _case("sklearn-outliers", ("prediction",), _outliers),
         _case("sklearn-mixed-columns", ("label", "probabilities"), mixed_columns),
+        _case("sklearn-column-of-texts", ("label", "probabilities"), _column_of_texts),
         _case("sklearn-categories", ("label", "probabilities"), _categories),
     ]
 
@@ -145,6 +147,17 @@ def mixed_columns() -> Fitted:
     )
     forest = RandomForestClassifier(10, random_state=0)
     return _split(Pipeline([("columns", columns), ("forest", forest)]), frame, species)
+
+
+@cache
+def _column_of_texts() -> Fitted:
+    """Lines of the descriptions of two data sets, to be told apart."""
+    lines = [
+        (line, name) for name, data in (("iris", load_iris()), ("wine", load_wine())) for line in data.DESCR.split("\n")
+    ]
+    frame = pd.DataFrame(lines, columns=["line", "name"])
+    columns = ColumnTransformer([("words", TfidfVectorizer(), "line")])
+    return _split(make_pipeline(columns, LogisticRegression()), frame[["line"]], frame["name"])
 
 
 @cache

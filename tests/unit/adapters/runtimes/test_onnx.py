@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.unit.adapters.runtimes.fitted import manifest, predict, reloaded, vector
+from tests.unit.adapters.runtimes.graphs import graph
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.adapters.runtimes.onnx_external import MESSAGES
@@ -18,23 +19,6 @@ FLOAT = Column(name="a", kind=Kind.FLOAT)
 INT = Column(name="a", kind=Kind.INT)
 TEXT = Column(name="a", kind=Kind.STRING)
 COLOUR = Column(name="a", kind=Kind.STRING, categories=("red", "blue"))
-
-
-def graph(
-    nodes: list[tuple[str, list[str], list[str]]],
-    inputs: dict[str, tuple[int, list[Any]]],
-    outputs: dict[str, tuple[int, list[Any] | None]],
-    **parts: Any,
-) -> onnx.ModelProto:
-    """A model of nodes (operator, inputs, outputs), and of inputs and outputs (type, shape)."""
-    made = helper.make_graph(
-        [helper.make_node(*node) for node in nodes],
-        "graph",
-        [helper.make_tensor_value_info(name, *of) for name, of in inputs.items()],
-        [helper.make_tensor_value_info(name, *of) for name, of in outputs.items()],
-        **parts,
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def identity(of: int, shape: list[Any], name: str = "x") -> onnx.ModelProto:

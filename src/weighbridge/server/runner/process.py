@@ -1,0 +1,246 @@
+"""Runners and the nurseries they come from, as the process that starts them sees them."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+from typing import NamedTuple
+
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.channel import Channel, Word
+from weighbridge.server.runner.orders import Order, Report
+from weighbridge.server.runner.vitals import SharedVitals
+from weighbridge.settings import PREFIX, Settings
+
+# Without writing bytecode: a process that is killed may leave a module cut off, which the next would take for whole.
+NURSERY = (sys.executable, "-B", "-m", "weighbridge.entrypoints.nursery")
+
+_SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_MOST_SAID = 16 * 1024
+_OF_MEMORY = ("MemoryError", "bad_alloc", "Memory allocation", "out of memory")
+
+
+class Ending(NamedTuple):
+    """How a runner ended: in words, and whether for want of memory."""
+
+    words: str
+    of_memory: bool
+
+
+class RunnerProcess:
+    """A runner, which opens the version of an order and then answers. Raises OSError when there is none to be had."""
+
+    def __init__(self, nursery: "Nursery", order: Order, instance: int) -> None:
+        self.instance = instance
+        self.pid: int | None = None
+        self.report: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._order = order
+        self._began = monotonic()
+        self._pidfd: int | None = None
+        self._verdict: str | None = None
+        self._told: tuple[str, str] | None = None
+        self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
+        shared = SharedVitals.create()
+        self.vitals = shared.vitals
+        self._control, theirs = Channel.pair()
+        asyncio.get_running_loop().add_reader(self._control.fileno(), self._heed)
+        with order.lent() as lent:
+            nursery.fork(self, [theirs.fileno(), lent, shared.descriptor, self._errors])
+        theirs.close()
+        os.close(shared.descriptor)
+
+    @property
+    def age(self) -> float:
+        """For how many seconds it has been there."""
+        return monotonic() - self._began
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long it has been in the call that goes on; 0 between calls, or while it opens its version."""
+        began = self.vitals.began
+        return monotonic() - began if began else 0.0
+
+    def meet(self) -> socket.socket | None:
+        """The end of a new connection to it; None where there are no descriptors, or it is gone."""
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            return None
+        with theirs:
+            sent = self._control.send(Word.PEER, "", [theirs.fileno()])
+        if not sent:
+            ours.close()
+            return None
+        return ours
+
+    def retire(self) -> None:
+        """Have it end once nobody asks any more."""
+        self._control.send(Word.RETIRE)
+
+    def kill(self, verdict: str | None = None) -> None:
+        """End it at once; the verdict is how it ended."""
+        self._verdict = self._verdict or verdict
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def born(self, pid: int, pidfd: int) -> None:
+        """It has a process."""
+        self.pid, self._pidfd = pid, pidfd
+        if self._verdict is not None:
+            self.kill()
+
+    def buried(self, code: int) -> None:
+        """It has come to its end; releases all that is held of it."""
+        self._heed()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._control.fileno())
+        self._control.close()
+        last_error = _last_line(self._errors)
+        os.close(self._errors)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        ending = self._ending(code, last_error)
+        if not self.report.done():
+            self.report.set_exception(ModelRefused(self._refusal(ending)))
+            self.report.exception()  # nobody may be waiting for it
+        self.ended.set_result(ending)
+
+    def _heed(self) -> None:
+        """Take what it tells of itself."""
+        with suppress(BlockingIOError, EOFError, ValueError):
+            while True:
+                word, text, descriptors = self._control.receive()
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if word is Word.OPENED and not self.report.done():
+                    self.report.set_result(Report.read(text))
+                elif word is Word.FAILED and self._told is None:
+                    kind, _, reason = text.partition(" ")
+                    self._told = kind, reason
+            return
+        if not self.report.done():
+            return
+
+    def _ending(self, code: int, last_error: str) -> Ending:
+        of_memory = (self._told or ("", ""))[0] == "memory" or any(sign in last_error for sign in _OF_MEMORY)
+        if self._verdict is not None:
+            words = self._verdict
+        elif of_memory:
+            words = f"ran out of memory, {self._order.memory} bytes"
+        elif code < 0:
+            words = f"was killed by signal {-code} ({signal.strsignal(-code)})"
+        else:
+            words = f"ended with code {code}"
+        return Ending(words, of_memory)
+
+    def _refusal(self, ending: Ending) -> str:
+        """Why it did not open its version."""
+        path = f"models/{self._order.name}/{self._order.version}"
+        if ending.of_memory:
+            reason = (self._told or ("", _last_line(self._errors)))[1]
+            limit = f"{self._order.memory} bytes of memory, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
+            return f"{path}: expected to be opened within {limit}, got more: {reason}"
+        if self._told is not None:
+            return self._told[1]
+        return f"{path}: expected to be opened, got a process that {ending.words}"
+
+
+class Nursery:
+    """The process that runners of one runtime are forked from. Raises OSError when there is none to be had."""
+
+    def __init__(self, runtime: str, settings: Settings, command: Sequence[str] = NURSERY) -> None:
+        self.runtime = runtime
+        self.on_end: Callable[[], None] = lambda: None
+        self._runners: dict[int, RunnerProcess] = {}
+        self._numbers = count(1)
+        self._channel, far_end = Channel.pair()
+        self._channel.send(Word.START, f"{runtime} {settings.snapshot()}")
+        descriptor = far_end.fileno()
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(descriptor), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[descriptor],
+                env=_environment(),
+            )
+        except OSError:
+            self._channel.close()
+            raise
+        finally:
+            far_end.close()
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._heed)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether runners can be had of it."""
+        return self._process.returncode is None
+
+    @property
+    def runners(self) -> int:
+        """How many of its runners there are."""
+        return len(self._runners)
+
+    def fork(self, runner: RunnerProcess, descriptors: Sequence[int]) -> None:
+        """Have a runner forked that starts with these descriptors. Raises OSError."""
+        number = next(self._numbers)
+        if not self._channel.send(Word.FORK, str(number), descriptors):
+            raise OSError("the process that runners come from cannot be reached")
+        self._runners[number] = runner
+
+    def close(self) -> None:
+        """End it, and its runners with it."""
+        if self.lives:
+            self._process.kill()
+            self._end()
+
+    def _heed(self) -> None:
+        try:
+            while True:
+                word, text, descriptors = self._channel.receive()
+                number, _, about = text.partition(" ")
+                if word is Word.FORKED:
+                    self._runners[int(number)].born(int(about), descriptors[0])
+                elif word is Word.ENDED:
+                    self._runners.pop(int(number)).buried(int(about))
+        except BlockingIOError:
+            return
+        except EOFError:
+            self._process.kill()
+            self._end()
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._channel.fileno())
+        self._channel.close()
+        self._process.wait()
+        runners, self._runners = self._runners, {}
+        for runner in runners.values():  # each is killed when its parent ends
+            runner.kill("ended with the process that it came from")
+            runner.buried(-signal.SIGKILL)
+        self.on_end()
+
+
+def _environment() -> Mapping[str, str]:
+    """That of this process, less the settings: a token may be among them."""
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    return others | _SINGLE_THREADED
+
+
+def _last_line(descriptor: int) -> str:
+    """The last line of what a process wrote."""
+    start = max(0, os.fstat(descriptor).st_size - _MOST_SAID)
+    lines = os.pread(descriptor, _MOST_SAID, start).decode(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "")
