@@ -12,7 +12,6 @@ from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
@@ -44,8 +43,8 @@ class Shelf(Protocol):
         """What is no model by its name, a sentence each. Raises ModelRefused."""
         ...
 
-    def write_rollout(self, name: str, rollout: Rollout) -> None:
-        """Have `rollout.toml` say this from now on. Raises OSError, ModelRefused."""
+    def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
+        """Have `rollout.toml` name these versions, and keep all else in it. Raises OSError, ModelRefused."""
         ...
 
 
@@ -338,7 +337,7 @@ class Rollouts:
         """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
         standing = self._standings[name]
         previous = standing.previous if version == standing.live else standing.live
-        persisted = not pin or await self._persist(name, Rollout(live=version, previous=previous))
+        persisted = not pin or await self._persist(name, version, previous)
         standing.followed, standing.overruled = standing.found, None if persisted else standing.found
         if not is_served:
             standing.live, standing.fingerprint, standing.previous = version, found.fingerprint, previous
@@ -369,15 +368,16 @@ class Rollouts:
             raise ModelRefused(found.reason)
         return await self._prover.prove(name, version)
 
-    async def _persist(self, name: str, rollout: Rollout) -> bool:
-        """Write the rollout, unless it is there; whether that could be done."""
+    async def _persist(self, name: str, live: str, previous: str | None) -> bool:
+        """Write these versions into the rollout, unless they are there; whether that could be done."""
         found = self._standings[name].found
-        if found is not None and found.rollout == rollout:
+        rollout = None if found is None else found.rollout
+        if rollout is not None and (rollout.live, rollout.previous) == (live, previous):
             return True
         try:
-            await asyncio.to_thread(self._shelf.write_rollout, name, rollout)
+            await asyncio.to_thread(self._shelf.write_rollout, name, live=live, previous=previous)
         except (OSError, ModelRefused) as exc:
-            self._logger.warning("rollout_not_written", model=name, live=rollout.live, reason=str(exc))
+            self._logger.warning("rollout_not_written", model=name, live=live, reason=str(exc))
             return False
         return True
 
