@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.http.signature_types import SignatureTypes
-from weighbridge.adapters.manifest import NAME, VERSION, ColumnSpec, Golden, Manifest, Rollout, RuntimeName
+from weighbridge.adapters.manifest import NAME, VERSION, ColumnSpec, Golden, Manifest, Options, Rollout, RuntimeName
 from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL, UNROUTED, RequestMetrics
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
@@ -285,16 +285,29 @@ def test_every_toml_on_the_page_of_models_is_a_manifest_or_a_rollout() -> None:
     blocks = _shown("toml", MODELS.read_text("utf-8"))
     rollouts = [Rollout.parse(block.encode(), "docs/models.md") for block in blocks if block.startswith("live = ")]
 
-    assert rollouts == [Rollout(live="2", previous="1")]
+    assert [(rollout.live, rollout.previous) for rollout in rollouts] == [("2", "1")]
     assert len([*_manifests()]) == len(blocks) - len(rollouts)
 
 
 @pytest.mark.parametrize(
     ("heading", "of"),
-    [("`model.toml`", Manifest), ("Columns", ColumnSpec), ("Golden rows", Golden), ("`rollout.toml`", Rollout)],
+    [
+        ("`model.toml`", Manifest),
+        ("Columns", ColumnSpec),
+        ("Golden rows", Golden),
+        ("`rollout.toml`", Rollout),
+        ("Options", Options),
+    ],
 )
 def test_the_page_of_models_has_every_key_in_the_order_of_the_code(heading: str, of: type[BaseModel]) -> None:
-    assert _first_cells(heading) == [*of.model_fields]
+    assert _first_cells(heading) == [key for key in of.model_fields if of is Options or key not in Options.model_fields]
+
+
+def test_the_page_of_models_has_the_default_of_each_option() -> None:
+    defaults = {key: field.default for key, field in Options.model_fields.items() if field.default is not None}
+    rows = [row for row in _rows("docs/models.md") if row[0] in defaults]
+
+    assert {row[0]: row[1] for row in rows} == {key: json.dumps(default) for key, default in defaults.items()}
 
 
 def test_the_page_of_models_has_every_type_and_every_state() -> None:

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.manifest import Options
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
@@ -44,8 +44,8 @@ class Shelf(Protocol):
         """What is no model by its name, a sentence each. Raises ModelRefused."""
         ...
 
-    def write_rollout(self, name: str, rollout: Rollout) -> None:
-        """Have `rollout.toml` say this from now on. Raises OSError, ModelRefused."""
+    def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
+        """Have `rollout.toml` name these versions, and keep all else in it. Raises OSError, ModelRefused."""
         ...
 
 
@@ -87,6 +87,18 @@ class Hosts(Protocol):
 _EMBEDDED = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A version as it is to be served: its files as they were found, and how it is to be run.
+
+    What is served is replaced when any of these changes.
+    """
+
+    version: str
+    found: FoundVersion
+    options: Options
+
+
 @dataclass(slots=True)
 class _Standing:
     """A model: what is served of it, and what was found of it when it was last looked at.
@@ -97,23 +109,29 @@ class _Standing:
     found: FoundModel | None = None
     followed: FoundModel | None = None
     overruled: FoundModel | None = None
-    live: str | None = None
-    fingerprint: str | None = None
+    served: Wanted | None = None
     previous: str | None = None
     reason: str | None = None
-    refused: dict[str, tuple[FoundVersion, str]] = field(default_factory=dict)
+    refused: dict[str, tuple[Wanted, str]] = field(default_factory=dict)
+
+    @property
+    def live(self) -> str | None:
+        """The version that is served."""
+        return None if self.served is None else self.served.version
 
     def entry(self, name: str) -> ModelEntry:
         """What the catalogue says of it."""
-        versions = {} if self.found is None else self.found.versions
+        found = self.found or FoundModel(None, None, {})
+        versions = found.versions
         if self.live is not None and self.live not in versions:
             versions = {**versions, self.live: FoundVersion()}
-        entries = tuple(self._entry(version, found) for version, found in versions.items())
-        return ModelEntry(name, self.live, self.previous, entries, self.reason)
+        wanted = (Wanted(version, files, found.options(version)) for version, files in versions.items())
+        return ModelEntry(name, self.live, self.previous, tuple(map(self._entry, wanted)), self.reason)
 
-    def _entry(self, version: str, found: FoundVersion) -> VersionEntry:
+    def _entry(self, wanted: Wanted) -> VersionEntry:
+        version = wanted.version
         refused_as, reason = self.refused.get(version, (None, None))
-        reason = reason if refused_as == found else found.reason
+        reason = reason if refused_as == wanted else wanted.found.reason
         if version == self.live:
             return VersionEntry(version, VersionState.LIVE, reason)
         return VersionEntry(version, VersionState.AVAILABLE if reason is None else VersionState.REFUSED, reason)
@@ -217,12 +235,12 @@ class Rollouts:
             if model.problem is None and not model.versions:
                 continue
             try:
-                version, version_found = _wanted(name, model)
-                await self._prove(name, version, version_found)
+                wanted = _wanted(name, model)
+                await self._prove(name, wanted)
             except ModelRefused as exc:
                 raise CannotStart(str(exc)) from exc
-            previous = None if model.rollout is None else model.rollout.previous
-            standing.live, standing.fingerprint, standing.previous = version, version_found.fingerprint, previous
+            standing.served = wanted
+            standing.previous = None if model.rollout is None else model.rollout.previous
         self._line_up()
 
     async def _activate(self, name: str, version: str) -> Outcome:
@@ -233,7 +251,7 @@ class Rollouts:
             if standing.found is None or version not in standing.found.versions:
                 raise VersionNotFound
             with self._recorded(name, "activate"):
-                return await self._make_live(name, version, standing.found.versions[version], pin=True)
+                return await self._make_live(name, _chosen(standing.found, version), pin=True)
 
     async def _roll_back(self, name: str) -> Outcome:
         async with self.changing:
@@ -244,7 +262,7 @@ class Rollouts:
             if version is None or standing.found is None or version not in standing.found.versions:
                 raise NothingToRollBack
             with self._recorded(name, "rollback"):
-                return await self._make_live(name, version, standing.found.versions[version], pin=True)
+                return await self._make_live(name, _chosen(standing.found, version), pin=True)
 
     async def _reload(self, name: str) -> Outcome:
         async with self.changing:
@@ -253,7 +271,7 @@ class Rollouts:
             standing = await self._look_at(name)
             standing.followed = standing.found
             with self._recorded(name, "reload"):
-                return await self._make_live(name, *_wanted(name, standing.found), pin=False)
+                return await self._make_live(name, _wanted(name, standing.found), pin=False)
 
     async def _reconcile(self) -> None:
         async with self.changing:
@@ -283,7 +301,7 @@ class Rollouts:
             standing.reason = None
             return  # it says what it said then
         with suppress(ModelRefused), self._recorded(name, "watch"):  # it is logged, and kept as the reason
-            await self._make_live(name, *_wanted(name, standing.found), pin=False)
+            await self._make_live(name, _wanted(name, standing.found), pin=False)
 
     async def _look_at(self, name: str) -> _Standing:
         """How a model stands, by what is in the directory now. Raises ModelNotFound, ModelRefused."""
@@ -306,7 +324,7 @@ class Rollouts:
     def _recorded(self, name: str, operation: str) -> Iterator[None]:
         """Count and remember how an operation ends, and let everyone know."""
         standing = self._standings[name]
-        before = standing.live, standing.fingerprint
+        before = standing.served
         try:
             yield
         except ModelRefused as exc:
@@ -316,68 +334,68 @@ class Rollouts:
             raise
         else:
             standing.reason = None
-            if operation != "watch" or before != (standing.live, standing.fingerprint):
+            if operation != "watch" or before != standing.served:
                 self._operations[name, operation, "success"] += 1
         finally:
             self._line_up()
 
-    async def _make_live(self, name: str, version: str, found: FoundVersion, *, pin: bool) -> Outcome:
+    async def _make_live(self, name: str, wanted: Wanted, *, pin: bool) -> Outcome:
         """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused, Stopping."""
         if self._stopped:  # after what was decided for another model
             raise Stopping
-        is_served = (version, found.fingerprint) == (self._standings[name].live, self._standings[name].fingerprint)
-        if not is_served:
-            await self._agree(name, version, found)
+        if wanted != self._standings[name].served:
+            await self._agree(name, wanted)
         self._decided = asyncio.current_task()
         try:
-            return await self._decide(name, version, found, is_served=is_served, pin=pin)
+            return await self._decide(name, wanted, pin=pin)
         finally:
             self._decided = None
 
-    async def _decide(self, name: str, version: str, found: FoundVersion, *, is_served: bool, pin: bool) -> Outcome:
+    async def _decide(self, name: str, wanted: Wanted, *, pin: bool) -> Outcome:
         """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
-        standing = self._standings[name]
+        standing, version = self._standings[name], wanted.version
         previous = standing.previous if version == standing.live else standing.live
-        persisted = not pin or await self._persist(name, Rollout(live=version, previous=previous))
+        persisted = not pin or await self._persist(name, version, previous)
         standing.followed, standing.overruled = standing.found, None if persisted else standing.found
-        if not is_served:
-            standing.live, standing.fingerprint, standing.previous = version, found.fingerprint, previous
+        if wanted != standing.served:
+            standing.served, standing.previous = wanted, previous
             self._line_up()
             await self._hosts.commit()
             self._logger.info("model_live", model=name, version=version, previous=previous, persisted=persisted)
         return Outcome(name, version, previous, persisted)
 
-    async def _agree(self, name: str, version: str, found: FoundVersion) -> None:
+    async def _agree(self, name: str, wanted: Wanted) -> None:
         """Prove a version, and have all prepare it. Raises ModelRefused."""
         standing = self._standings[name]
         try:
             with self._hosts.apart():
-                read = await self._prove(name, version, found)
-                await self._hosts.prepare(name, version, read)
+                read = await self._prove(name, wanted)
+                await self._hosts.prepare(name, wanted.version, read)
         except ModelRefused as exc:
-            standing.refused[version] = found, str(exc)
+            standing.refused[wanted.version] = wanted, str(exc)
             self._hosts.abort()
             raise
         except asyncio.CancelledError:
             self._hosts.abort()
             raise
-        standing.refused.pop(version, None)
+        standing.refused.pop(wanted.version, None)
 
-    async def _prove(self, name: str, version: str, found: FoundVersion) -> Artefact:
+    async def _prove(self, name: str, wanted: Wanted) -> Artefact:
         """Have a version proven whose files are in order. Raises ModelRefused."""
-        if found.reason is not None:
-            raise ModelRefused(found.reason)
-        return await self._prover.prove(name, version)
+        if wanted.found.reason is not None:
+            raise ModelRefused(wanted.found.reason)
+        return await self._prover.prove(name, wanted.version)
 
-    async def _persist(self, name: str, rollout: Rollout) -> bool:
-        """Write the rollout, unless it is there; whether that could be done."""
+    async def _persist(self, name: str, live: str, previous: str | None) -> bool:
+        """Write these versions into the rollout, unless they are there; whether that could be done."""
         found = self._standings[name].found
-        if found is not None and found.rollout == rollout:
+        rollout = None if found is None else found.rollout
+        if rollout is not None and (rollout.live, rollout.previous) == (live, previous):
             return True
         try:
-            await asyncio.to_thread(self._shelf.write_rollout, name, rollout)
+            await asyncio.to_thread(self._shelf.write_rollout, name, live=live, previous=previous)
         except (OSError, ModelRefused) as exc:
-            self._logger.warning("rollout_not_written", model=name, live=rollout.live, reason=str(exc))
+            self._logger.warning("rollout_not_written", model=name, live=live, reason=str(exc))
             return False
         return True
 
@@ -391,14 +409,19 @@ class Rollouts:
             self._hosts.tell()
 
 
-def _wanted(name: str, model: FoundModel | None) -> tuple[str, FoundVersion]:
+def _wanted(name: str, model: FoundModel | None) -> Wanted:
     """The version that should be live. Raises ModelRefused."""
     if model is None:
         raise ModelRefused(f"models/{name}: expected a directory, got nothing")
-    if model.problem is not None:
-        raise ModelRefused(model.problem)
     if model.wanted is None:
-        raise ModelRefused(f"models/{name}: expected a version, got none")
+        raise ModelRefused(model.problem or f"models/{name}: expected a version, got none")
     if model.wanted not in model.versions:
         raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {model.wanted}")
-    return model.wanted, model.versions[model.wanted]
+    return _chosen(model, model.wanted)
+
+
+def _chosen(model: FoundModel, version: str) -> Wanted:
+    """A version that is there. Raises ModelRefused when the rollout is wrong: how to run it is not known then."""
+    if model.problem is not None:
+        raise ModelRefused(model.problem)
+    return Wanted(version, model.versions[version], model.options(version))

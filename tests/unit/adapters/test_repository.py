@@ -9,7 +9,7 @@ import pytest
 
 from tests.starving import open_files
 from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
 
@@ -59,6 +59,24 @@ def test_the_rollout_says_which_version_is_wanted(tmp_path: Path) -> None:
     model = Repository(tmp_path).scan()["churn"]
 
     assert (model.rollout, model.wanted) == (Rollout(live="1"), "1")
+
+
+def test_without_a_live_version_in_the_rollout_the_highest_is_wanted_with_its_options(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "churn/2")
+    (tmp_path / "churn/rollout.toml").write_text('instances = 2\n[versions."1"]\nthreads = 4')
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    assert (model.wanted, model.options("1"), model.options("2")) == (
+        "2",
+        Options(instances=2, threads=4),
+        Options(instances=2),
+    )
+
+
+def test_without_a_rollout_a_version_has_the_default_options() -> None:
+    assert FoundModel(None, None, {}).options("1") == Options()
 
 
 def test_a_version_in_order_has_the_digest_of_its_artefact(tmp_path: Path) -> None:
@@ -374,10 +392,31 @@ def test_a_rollout_is_written_whole_and_read_again(tmp_path: Path) -> None:
     place(tmp_path, "churn/1")
     repository = Repository(tmp_path)
 
-    repository.write_rollout("churn", Rollout(live="1", previous="2"))
+    repository.write_rollout("churn", live="1", previous="2")
 
     assert repository.scan()["churn"].rollout == Rollout(live="1", previous="2")
     assert sorted(path.name for path in (tmp_path / "churn").iterdir()) == ["1", "rollout.toml"]
+
+
+def test_a_rollout_keeps_what_operators_have_written(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.write_text("# one for each socket\ninstances = 2\n")
+
+    Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert file.read_text() == '# one for each socket\ninstances = 2\nlive = "1"\n'
+
+
+def test_a_broken_rollout_is_left_as_it_is(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.write_text("live = 1")
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/rollout.toml: live: Input should be a valid string$"):
+        Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert file.read_text() == "live = 1"
 
 
 def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:
@@ -386,18 +425,25 @@ def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:
     file.touch()
     file.chmod(0o664)
 
-    Repository(tmp_path).write_rollout("churn", Rollout(live="1"))
+    Repository(tmp_path).write_rollout("churn", live="1", previous=None)
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o664
 
 
-def test_a_rollout_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "churn/rollout.toml").mkdir(parents=True)
+def test_a_rollout_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "churn").mkdir()
 
-    with pytest.raises(OSError, match="directory"):
-        Repository(tmp_path).write_rollout("churn", Rollout(live="1"))
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    assert [path.name for path in (tmp_path / "churn").iterdir()] == ["rollout.toml"]
+    monkeypatch.setattr(os, "fsync", no_space)
+
+    with pytest.raises(OSError, match="No space left"):
+        Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert not [*(tmp_path / "churn").iterdir()]
 
 
 def test_descriptors_are_given_back(tmp_path: Path) -> None:
@@ -405,6 +451,6 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     descriptors = open_files()
     repository.scan()
-    repository.write_rollout("churn", Rollout(live="1"))
+    repository.write_rollout("churn", live="1", previous=None)
 
     assert open_files() == descriptors

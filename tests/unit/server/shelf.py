@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Rollout
@@ -24,9 +25,9 @@ class FakeShelf:
         self.scanned_under: int | None = None
         self.before_writing: Callable[[], None] = lambda: None
 
-    def put(self, name: str, *versions: str, live: str | None = None, previous: str | None = None) -> None:
-        """Have a model with these versions, and a rollout if one is live."""
-        rollout = None if live is None else Rollout(live=live, previous=previous)
+    def put(self, name: str, *versions: str, **keys: Any) -> None:
+        """Have a model with these versions, and a rollout if it has any keys."""
+        rollout = Rollout(**keys) if keys else None
         found = {version: FoundVersion(fingerprint=f"{name}-{version}") for version in versions}
         self.found[name] = FoundModel(rollout, None, found)
 
@@ -44,11 +45,13 @@ class FakeShelf:
     def strangers(self) -> list[str]:
         return self.others
 
-    def write_rollout(self, name: str, rollout: Rollout) -> None:
+    def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
         self.before_writing()
         if self.read_only:
             raise OSError(errno.EROFS, "Read-only file system")
-        self.found[name] = replace(self.found[name], rollout=rollout)
+        found = self.found[name]
+        changed = (found.rollout or Rollout()).model_copy(update={"live": live, "previous": previous})
+        self.found[name] = replace(found, rollout=changed)
 
 
 class FakeProver:

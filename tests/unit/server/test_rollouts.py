@@ -15,7 +15,7 @@ from tests.unit.log import Log
 from tests.unit.server.shelf import FakeProver, FakeShelf
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
@@ -225,6 +225,16 @@ def test_what_is_live_already_is_only_written(on: Operated) -> None:
     on.run(scene)
 
 
+def test_what_the_rollout_says_already_is_not_written_again(on: Operated) -> None:
+    on.shelf.put("m", "1", "2", live="1", instances=2)
+    on.shelf.read_only = True
+
+    async def scene() -> None:
+        assert await on.rollouts.activate("m", "1") == Outcome("m", "1", None, persisted=True)
+
+    on.run(scene)
+
+
 def test_where_nothing_can_be_written_an_activation_holds_all_the_same(on: Operated, log: Log) -> None:
     on.shelf.read_only = True
 
@@ -264,6 +274,21 @@ def test_what_is_broken_is_not_even_proven(on: Operated) -> None:
         with pytest.raises(ModelRefused, match="expected the sha256 a, got b"):
             await on.rollouts.activate("m", "2")
         assert on.prover.proven == [("m", "1")]
+
+    on.run(scene)
+
+
+@pytest.mark.parametrize("operation", [lambda on: on.rollouts.activate("m", "2"), lambda on: on.rollouts.rollback("m")])
+def test_with_a_broken_rollout_no_other_version_is_made_live(
+    on: Operated, operation: Callable[[Operated], Coroutine[Any, Any, object]]
+) -> None:
+    on.shelf.put("m", "1", "2", live="1", previous="2")
+
+    async def scene() -> None:
+        on.shelf.found["m"] = replace(on.shelf.found["m"], rollout=None, problem="models/m/rollout.toml: it is wrong")
+        with pytest.raises(ModelRefused, match=r"^models/m/rollout.toml: it is wrong$"):
+            await operation(on)
+        assert (on.entry.live, on.entry.reason) == ("1", "models/m/rollout.toml: it is wrong")
 
     on.run(scene)
 
@@ -446,6 +471,38 @@ def test_a_higher_version_is_followed_where_no_rollout_says_otherwise(on: Operat
         await on.rollouts.reconcile()
         assert on.hosts.live == {"m": "2"}
         assert on.shelf.found["m"].rollout is None
+
+    on.run(scene)
+
+
+def test_changed_options_of_the_live_version_have_it_opened_anew(on: Operated) -> None:
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="1", threads=2)
+        await on.rollouts.reconcile()
+        assert on.hosts.opened == [("m", "1")]
+        assert on.hosts.live == {"m": "1"}
+
+    on.run(scene)
+
+
+def test_changed_options_of_another_version_change_nothing_that_is_served(on: Operated) -> None:
+    async def scene() -> None:
+        on.shelf.put("m", "1", "2", live="1", versions={"2": Options(threads=2)})
+        await on.rollouts.reconcile()
+        assert on.hosts.opened == []
+
+    on.run(scene)
+
+
+def test_a_version_that_was_refused_is_available_again_with_other_options(on: Operated) -> None:
+    on.prover.refused["2"] = "models/m/2: it needs more memory"
+
+    async def scene() -> None:
+        with pytest.raises(ModelRefused):
+            await on.rollouts.activate("m", "2")
+        on.shelf.put("m", "1", "2", live="1", versions={"2": Options(memory=2**30)})
+        await on.rollouts.reconcile()
+        assert on.entry.versions[1] == VersionEntry("2", VersionState.AVAILABLE)
 
     on.run(scene)
 

@@ -115,19 +115,25 @@ class RunnerProcess:
 
     def _heed(self) -> None:
         """Take what it tells of itself."""
-        with suppress(BlockingIOError, EOFError, ValueError):
+        try:
             while True:
-                word, text, descriptors = self._control.receive()
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                if word is Word.OPENED and not self.report.done():
-                    self.report.set_result(Report.read(text))
-                elif word is Word.FAILED and self._told is None:
-                    kind, _, reason = text.partition(" ")
-                    self._told = kind, reason
+                self._hear(*self._control.receive())
+        except BlockingIOError:
             return
-        if not self.report.done():
-            return
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+
+    def _hear(self, word: Word, text: str, descriptors: Sequence[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if word is Word.FAILED:
+            kind, _, reason = text.partition(" ")
+            self._told = kind, reason
+        elif word is Word.OPENED and not self.report.done():
+            try:
+                self.report.set_result(Report.read(text))
+            except ValueError:
+                self.kill("told of itself what no runner does")
 
     def _ending(self, code: int, last_error: str) -> Ending:
         of_memory = (self._told or ("", ""))[0] == "memory" or any(sign in last_error for sign in _OF_MEMORY)
