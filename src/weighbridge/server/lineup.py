@@ -9,6 +9,7 @@ from functools import cache
 import orjson
 from pydantic import TypeAdapter
 
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry
 
 
@@ -30,7 +31,7 @@ class Outcome:
 class Lineup:
     """The versions that are `live`, by the names of their models, the embedded one aside; and the catalogue of all."""
 
-    live: Mapping[str, str] = field(default_factory=dict)
+    live: Mapping[str, Placed] = field(default_factory=dict)
     catalogue: Mapping[str, ModelEntry] = field(default_factory=lambda: {EMBEDDED.name: EMBEDDED})
 
     @contextmanager

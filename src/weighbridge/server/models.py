@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol, TypeVar
@@ -11,13 +11,15 @@ from typing import Any, Protocol, TypeVar
 from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
-from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Options
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
+from weighbridge.server.runner.machine import usable_cores
+from weighbridge.server.runner.process import RunnerProcess
+from weighbridge.server.runner.runners import Hosted
 from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
@@ -49,26 +51,38 @@ class Shelf(Protocol):
         ...
 
 
-class Prover(Protocol):
-    """Opens versions where that can do no harm, each once."""
+class Openings(Protocol):
+    """Whoever opens versions, in processes that can do no harm and that may stay to answer: `Runners`."""
 
-    async def prove(self, name: str, version: str) -> Artefact:
-        """Open a version as a worker would; its artefact, for those who open it next. Raises ModelRefused."""
+    came: Callable[[Hosted, RunnerProcess], None]
+    gone: Callable[[Hosted], None]
+
+    async def open(self, name: str, version: str, options: Options) -> Hosted:
+        """Open a version. Raises ModelRefused."""
+        ...
+
+    async def revive(self, hosted: Hosted) -> None:
+        """Have a version answered for that is out of service. Raises ModelRefused."""
+        ...
+
+    def retire(self, hosted: Hosted) -> None:
+        """Have it answered for no longer than anybody asks."""
+        ...
+
+    def heed(self, settings: Settings) -> bool:
+        """Open versions with these settings; whether those that are open would be opened otherwise."""
+        ...
+
+    def families(self) -> Iterable[Metric]:
+        """The families of series about runners."""
         ...
 
 
 class Hosts(Protocol):
     """All who serve the models: the workers, or the one process. Those who join serve what the lineup says."""
 
-    def apart(self) -> AbstractContextManager[None]:
-        """Have them not stand in each other's way while a version is opened."""
-        ...
-
-    async def prepare(self, name: str, version: str, read: Artefact) -> None:
-        """Have each open a version, of what was `read`, beside those that are live.
-
-        Raises ModelRefused when one cannot.
-        """
+    async def prepare(self, name: str, hosted: Hosted) -> None:
+        """Have each make ready for a version, beside those that are live. Raises ModelRefused when one cannot."""
         ...
 
     async def commit(self) -> None:
@@ -77,6 +91,14 @@ class Hosts(Protocol):
 
     def abort(self) -> None:
         """Have each forget what it has prepared."""
+        ...
+
+    def connect(self, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Have each ask another runner of a version."""
+        ...
+
+    def put_out(self, hosted: Hosted) -> None:
+        """Let each know that a version is out of service."""
         ...
 
     def tell(self) -> None:
@@ -110,6 +132,7 @@ class _Standing:
     followed: FoundModel | None = None
     overruled: FoundModel | None = None
     served: Wanted | None = None
+    hosted: Hosted | None = None
     previous: str | None = None
     reason: str | None = None
     refused: dict[str, tuple[Wanted, str]] = field(default_factory=dict)
@@ -126,52 +149,71 @@ class _Standing:
         if self.live is not None and self.live not in versions:
             versions = {**versions, self.live: FoundVersion()}
         wanted = (Wanted(version, files, found.options(version)) for version, files in versions.items())
-        return ModelEntry(name, self.live, self.previous, tuple(map(self._entry, wanted)), self.reason)
+        calls = None if self.hosted is None else self.hosted.entry()
+        return ModelEntry(name, self.live, self.previous, tuple(map(self._entry, wanted)), self.reason, calls)
 
     def _entry(self, wanted: Wanted) -> VersionEntry:
         version = wanted.version
         refused_as, reason = self.refused.get(version, (None, None))
         reason = reason if refused_as == wanted else wanted.found.reason
         if version == self.live:
-            return VersionEntry(version, VersionState.LIVE, reason)
+            unavailable = None if self.hosted is None else self.hosted.unavailable
+            return VersionEntry(version, VersionState.LIVE, reason if unavailable is None else unavailable)
         return VersionEntry(version, VersionState.AVAILABLE if reason is None else VersionState.REFUSED, reason)
 
 
 class Rollouts:
     """Decides which version of each model is live, one operation at a time.
 
-    Whoever else changes what all workers serve holds `changing` meanwhile. `make_prover` makes the one that proves
-    versions with the settings of the moment.
+    Whoever else changes what all workers serve holds `changing` meanwhile.
     """
 
-    def __init__(
-        self, shelf: Shelf, make_prover: Callable[[Settings], Prover], settings: Settings, logger: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, shelf: Shelf, openings: Openings, settings: Settings, logger: FilteringBoundLogger) -> None:
         self.changing = asyncio.Lock()
         self.lineup = Lineup()
         self._shelf = shelf
-        self._make_prover = make_prover
-        self._prover = make_prover(settings)
+        self._openings = openings
+        openings.came, openings.gone = self._came, self._gone
+        self._settings = settings
         self._logger = logger
         self._standings: dict[str, _Standing] = {}
         self._operations = Counter[tuple[str, str, str]]()
         self._hosts: Hosts
+        self._opening: set[str] = set()
         self._running: set[asyncio.Task[Any]] = set()
         self._decided: asyncio.Task[Any] | None = None
         self._unreadable: str | None = None
         self._stopped = False
+
+    @property
+    def opening(self) -> list[str]:
+        """The versions that are being opened."""
+        return sorted(self._opening)
+
+    @property
+    def hosted(self) -> list[Hosted]:
+        """What is live and answered for by runners."""
+        hosted = (standing.hosted for standing in self._standings.values())
+        return [one for one in hosted if one is not None and one.placed.terms is not None]
 
     def metrics(self) -> Iterable[Metric]:
         """The families of series about models."""
         of_each = product(self._standings, OPERATIONS, ("success", "refused"))
         counts = {operation: self._operations[operation] for operation in of_each}
         live = {entry.name: entry.live for entry in self.lineup.catalogue.values() if entry.live is not None}
-        return model_families(live, counts)
+        return [*model_families(live, counts), *self._openings.families()]
 
-    def heed(self, settings: Settings) -> None:
-        """Prove versions with these settings from now on."""
-        self._prover = self._make_prover(settings)
+    async def heed(self, settings: Settings) -> None:
+        """Open versions with these settings from now on, and anew what runners answer for, where that matters.
+
+        The caller holds `changing`.
+        """
         self._shelf.most_bytes = settings.load_memory_bytes
+        if self._openings.heed(settings):
+            for name, standing in sorted(self._standings.items()):
+                if standing.served is not None and standing.hosted in self.hosted:
+                    with suppress(ModelRefused), self._recorded(name, "reload"):  # it is logged; the old one serves on
+                        await self._replace(name, standing.served)
 
     async def start(self, hosts: Hosts) -> None:
         """Decide what is live from the start, for `hosts` that are yet to be started. The caller holds `changing`.
@@ -230,18 +272,35 @@ class Rollouts:
             raise CannotStart(f"WEIGHBRIDGE_MODELS: {exc}") from exc
         if strangers:
             self._logger.warning("models_passed_over", reasons=strangers)
+        wanted = {}
         for name, model in found.items():
-            standing = self._standings[name] = _Standing(model, model)
-            if model.problem is None and not model.versions:
-                continue
-            try:
-                wanted = _wanted(name, model)
-                await self._prove(name, wanted)
-            except ModelRefused as exc:
-                raise CannotStart(str(exc)) from exc
-            standing.served = wanted
-            standing.previous = None if model.rollout is None else model.rollout.previous
+            self._standings[name] = _Standing(model, model)
+            if model.problem is not None or model.versions:
+                wanted[name] = model
+        opened = await self._open_all(wanted)
+        for name, (served, hosted) in opened.items():
+            standing, rollout = self._standings[name], wanted[name].rollout
+            standing.served, standing.hosted = served, hosted
+            standing.previous = None if rollout is None else rollout.previous
         self._line_up()
+
+    async def _open_all(self, models: Mapping[str, FoundModel]) -> dict[str, tuple[Wanted, Hosted]]:
+        """What is to be live of these models, opened side by side, one for each core. Raises CannotStart."""
+        turns = asyncio.Semaphore(usable_cores())
+
+        async def opened(name: str, model: FoundModel) -> tuple[Wanted, Hosted]:
+            wanted = _wanted(name, model)
+            async with turns:
+                return wanted, await self._open(name, wanted)
+
+        self._opening = set(models)
+        results = await asyncio.gather(*map(opened, models, models.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, ModelRefused):
+                raise CannotStart(str(result)) from result
+            if isinstance(result, BaseException):
+                raise result
+        return {name: result for name, result in zip(models, results, strict=True) if isinstance(result, tuple)}
 
     async def _activate(self, name: str, version: str) -> Outcome:
         async with self.changing:
@@ -343,15 +402,24 @@ class Rollouts:
         """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused, Stopping."""
         if self._stopped:  # after what was decided for another model
             raise Stopping
-        if wanted != self._standings[name].served:
-            await self._agree(name, wanted)
+        standing = self._standings[name]
+        hosted = standing.hosted
+        if wanted != standing.served:
+            hosted = await self._agree(name, wanted)
+        elif hosted is not None:
+            await self._openings.revive(hosted)
         self._decided = asyncio.current_task()
         try:
-            return await self._decide(name, wanted, pin=pin)
+            return await self._decide(name, wanted, hosted, pin=pin)
         finally:
             self._decided = None
 
-    async def _decide(self, name: str, wanted: Wanted, *, pin: bool) -> Outcome:
+    async def _replace(self, name: str, wanted: Wanted) -> None:
+        """Have a version that is live opened anew, and served so. Raises ModelRefused."""
+        hosted = await self._agree(name, wanted)
+        await self._serve(self._standings[name], hosted)
+
+    async def _decide(self, name: str, wanted: Wanted, hosted: Hosted | None, *, pin: bool) -> Outcome:
         """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
         standing, version = self._standings[name], wanted.version
         previous = standing.previous if version == standing.live else standing.live
@@ -359,32 +427,54 @@ class Rollouts:
         standing.followed, standing.overruled = standing.found, None if persisted else standing.found
         if wanted != standing.served:
             standing.served, standing.previous = wanted, previous
-            self._line_up()
-            await self._hosts.commit()
+            await self._serve(standing, hosted)
             self._logger.info("model_live", model=name, version=version, previous=previous, persisted=persisted)
         return Outcome(name, version, previous, persisted)
 
-    async def _agree(self, name: str, wanted: Wanted) -> None:
-        """Prove a version, and have all prepare it. Raises ModelRefused."""
+    async def _serve(self, standing: _Standing, hosted: Hosted | None) -> None:
+        """Have all serve what they have prepared, and what they served before be asked no more."""
+        former, standing.hosted = standing.hosted, hosted
+        self._line_up()
+        await self._hosts.commit()
+        if former is not None:
+            self._openings.retire(former)
+
+    async def _agree(self, name: str, wanted: Wanted) -> Hosted:
+        """Open a version, and have all prepare it. Raises ModelRefused."""
         standing = self._standings[name]
+        hosted = None
         try:
-            with self._hosts.apart():
-                read = await self._prove(name, wanted)
-                await self._hosts.prepare(name, wanted.version, read)
-        except ModelRefused as exc:
-            standing.refused[wanted.version] = wanted, str(exc)
+            hosted = await self._open(name, wanted)
+            await self._hosts.prepare(name, hosted)
+        except (ModelRefused, asyncio.CancelledError) as exc:
+            if isinstance(exc, ModelRefused):
+                standing.refused[wanted.version] = wanted, str(exc)
             self._hosts.abort()
-            raise
-        except asyncio.CancelledError:
-            self._hosts.abort()
+            if hosted is not None:
+                self._openings.retire(hosted)
             raise
         standing.refused.pop(wanted.version, None)
+        return hosted
 
-    async def _prove(self, name: str, wanted: Wanted) -> Artefact:
-        """Have a version proven whose files are in order. Raises ModelRefused."""
+    async def _open(self, name: str, wanted: Wanted) -> Hosted:
+        """Have a version opened whose files are in order. Raises ModelRefused."""
         if wanted.found.reason is not None:
             raise ModelRefused(wanted.found.reason)
-        return await self._prover.prove(name, wanted.version)
+        self._opening.add(name)
+        try:
+            return await self._openings.open(name, wanted.version, wanted.options)
+        finally:
+            self._opening.discard(name)
+
+    def _came(self, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Another runner of a version can be asked."""
+        self._hosts.connect(hosted, runner)
+        self._line_up()
+
+    def _gone(self, hosted: Hosted) -> None:
+        """A version is out of service."""
+        self._hosts.put_out(hosted)
+        self._line_up()
 
     async def _persist(self, name: str, live: str, previous: str | None) -> bool:
         """Write these versions into the rollout, unless they are there; whether that could be done."""
@@ -402,7 +492,7 @@ class Rollouts:
     def _line_up(self) -> None:
         """Have the lineup say how all stands, and let everyone know if that is new."""
         former, standings = self.lineup, sorted(self._standings.items())
-        live = {name: standing.live for name, standing in standings if standing.live is not None}
+        live = {name: standing.hosted.placed for name, standing in standings if standing.hosted is not None}
         catalogue = {name: standing.entry(name) for name, standing in standings}
         self.lineup = Lineup(live, {EMBEDDED.name: EMBEDDED, **catalogue})
         if self.lineup != former:

@@ -167,6 +167,7 @@ class Nursery:
         self.on_end: Callable[[], None] = lambda: None
         self._runners: dict[int, RunnerProcess] = {}
         self._numbers = count(1)
+        self._idle_since = monotonic()
         self._channel, far_end = Channel.pair()
         self._channel.send(Word.START, f"{runtime} {settings.snapshot()}")
         descriptor = far_end.fileno()
@@ -196,9 +197,9 @@ class Nursery:
         return self._process.returncode is None
 
     @property
-    def runners(self) -> int:
-        """How many of its runners there are."""
-        return len(self._runners)
+    def idle_seconds(self) -> float:
+        """For how long it has had no runner."""
+        return 0.0 if self._runners else monotonic() - self._idle_since
 
     def fork(self, runner: RunnerProcess, descriptors: Sequence[int]) -> None:
         """Have a runner forked that starts with these descriptors. Raises OSError."""
@@ -221,6 +222,7 @@ class Nursery:
                 if word is Word.FORKED:
                     self._runners[int(number)].born(int(about), descriptors[0])
                 elif word is Word.ENDED:
+                    self._idle_since = monotonic()
                     self._runners.pop(int(number)).buried(int(about))
         except BlockingIOError:
             return

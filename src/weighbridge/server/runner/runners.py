@@ -3,17 +3,20 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
+from typing import Any
 
+from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.manifest import Manifest, Options
+from weighbridge.adapters.process_metrics import RunnerStatus, runner_families
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
+from weighbridge.application.catalogue import Calls
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.runner.machine import memory_limit, usable_cores
 from weighbridge.server.runner.orders import Order, Report
@@ -32,6 +35,8 @@ _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 300.0
 _SLOTS_PER_WORKER = 4  # those that retire have theirs for a while
 _IDLE_NURSERY_SECONDS = 60.0
+_HEEDED = ("load_memory_bytes", "load_timeout", "python_models", "trusted_types", "workers")
+"""Settings that nurseries have from their start."""
 
 
 @dataclass(slots=True)
@@ -57,6 +62,17 @@ class Hosted:
     retry_seconds: float = _FIRST_RETRY_SECONDS
     retrying: asyncio.TimerHandle | None = None
 
+    def entry(self) -> Calls:
+        """What the catalogue says of it."""
+        report, inline = self.report, self.placed.terms is None
+        return Calls(
+            "inline" if inline else "runner",
+            0 if inline else self.options.instances,
+            report.golden > 1,
+            round(report.call_seconds, 7),
+            round(report.row_seconds, 9),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
@@ -75,23 +91,18 @@ class RunnerReport:
 class Runners:
     """Opens versions, each in a process that stays to answer, or that ends where workers may call the version.
 
-    `came` is told of each runner that can be asked, `gone` of a version that is out of service. On one event loop,
-    which it never blocks.
+    `came` is told of each runner that takes the place of another, `gone` of a version that is out of service. On one
+    event loop, which it never blocks.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        logger: FilteringBoundLogger,
-        came: Callable[[Hosted, RunnerProcess], None],
-        gone: Callable[[Hosted, str], None],
-    ) -> None:
+    def __init__(self, settings: Settings, logger: FilteringBoundLogger) -> None:
         self.settings = settings
+        self.came: Callable[[Hosted, RunnerProcess], None] = lambda *_: None
+        self.gone: Callable[[Hosted], None] = lambda _: None
         self._logger = logger
-        self._came = came
-        self._gone = gone
         self._repository = Repository(settings.models, settings.load_memory_bytes, settings.load_timeout)
         self._nurseries: dict[str, Nursery] = {}
+        self._former_nurseries: list[Nursery] = []
         self._hosted: dict[int, Hosted] = {}
         self._numbers = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,17 +138,15 @@ class Runners:
                 first.kill()
             self._tick_on()
 
-    def connections(self, hosted: Hosted, slot: int) -> Iterator[tuple[str, list[int]]]:
-        """What a worker with this slot is sent to ask the runners: for each a text and descriptors, lent."""
-        if hosted.placed.terms is None or hosted.board is None:
-            return
-        for runner in hosted.runners.values():
-            if runner.report.done() and not runner.ended.done():
-                end = runner.meet()
-                if end is not None:
-                    with end:
-                        text = f"{hosted.placed.terms.number} {runner.instance} {slot}"
-                        yield text, [end.fileno(), hosted.board]
+    def heed(self, settings: Settings) -> bool:
+        """Open versions with these settings from now on; whether those that are open would be opened otherwise."""
+        former, self.settings = self.settings, settings
+        if all(getattr(former, name) == getattr(settings, name) for name in _HEEDED):
+            return False
+        self._repository = Repository(settings.models, settings.load_memory_bytes, settings.load_timeout)
+        self._former_nurseries += self._nurseries.values()
+        self._nurseries = {}
+        return True
 
     def broken(self, number: int, instance: int, reason: str) -> None:
         """A runner sent a worker what it may not: it counts as crashed."""
@@ -198,7 +207,7 @@ class Runners:
                 hosted.retrying.cancel()
         for task in self._tasks:
             task.cancel()
-        for nursery in list(self._nurseries.values()):
+        for nursery in [*self._nurseries.values(), *self._former_nurseries]:
             nursery.close()
         for hosted in self.hosted:
             self._forget(hosted)
@@ -320,10 +329,10 @@ class Runners:
         )
         loop = asyncio.get_running_loop()
         hosted.retrying = loop.call_later(delay, lambda: self._begin(self._replace(hosted, 0)))
-        self._gone(hosted, hosted.unavailable)
+        self.gone(hosted)
 
-    def _begin(self, work: "asyncio.Future[None] | object") -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -345,11 +354,14 @@ class Runners:
             for other in range(hosted.options.instances):
                 if other not in hosted.runners:
                     self._begin(self._replace(hosted, other))
-        self._came(hosted, runner)
+        self.came(hosted, runner)
 
     def _lost(self, nursery: Nursery) -> None:
+        """Forget a nursery that has ended."""
         if self._nurseries.get(nursery.runtime) is nursery:
             del self._nurseries[nursery.runtime]
+        else:
+            self._former_nurseries.remove(nursery)
 
     def _forget(self, hosted: Hosted) -> None:
         terms = hosted.placed.terms
@@ -360,18 +372,41 @@ class Runners:
             hosted.board = None
 
     def _tick_on(self) -> None:
-        if self._ticking is None and self._hosted and not self._closed:
+        if self._ticking is None and not self._closed and (self._nurseries or self._former_nurseries):
             self._ticking = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
-        """End the runners whose call takes too long."""
+        """End the runners whose call takes too long, and the nurseries that nobody needs."""
         self._ticking = None
         for hosted in self.hosted:
             limit = hosted.options.call_timeout or self.settings.call_timeout
             for runner in hosted.runners.values():
                 if runner.busy_seconds > limit:
                     runner.kill(f"was in one call for more than {limit:g} s, the call_timeout")
+        for nursery in [*self._nurseries.values(), *self._former_nurseries]:
+            if nursery.idle_seconds > _IDLE_NURSERY_SECONDS:
+                nursery.close()
         self._tick_on()
+
+    def families(self) -> Iterator[Metric]:
+        """The families of series about runners."""
+        return runner_families(
+            [
+                RunnerStatus(
+                    hosted.name,
+                    hosted.version,
+                    runner.instance,
+                    runner.pid,
+                    runner.vitals.calls,
+                    runner.vitals.rows,
+                    runner.vitals.busy,
+                )
+                for hosted in self.hosted
+                for runner in hosted.runners.values()
+            ],
+            {(hosted.name, hosted.version): hosted.crashes for hosted in self.hosted},
+            {(hosted.name, hosted.version): hosted.unavailable is None for hosted in self.hosted},
+        )
 
 
 def _no_process(order: Order, exc: OSError) -> ModelRefused:
