@@ -27,7 +27,8 @@ from weighbridge.settings import Settings
 class Container(containers.DeclarativeContainer):
     """Every collaborator, built once from the settings: `Container(settings=Settings.load())`.
 
-    `live` says of each model by its name which version is live and where, where a supervisor says so; with None it is the repository.
+    `live` has the live version of each model by its name, and where it is called, where a supervisor says so; with None
+    it is the repository.
     """
 
     settings = providers.Dependency(instance_of=Settings)

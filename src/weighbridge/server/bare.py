@@ -54,7 +54,7 @@ class BareAnswers:
                 reply.cancel()
                 connection.detach()
                 return b""
-            written, done = self._replies.finish(head, route, request_id, reply, came, deadline, CLOSE)
+            written, done = self._replies.finish(head, route, request_id, reply, (came, deadline), CLOSE)
             route.service_time.observe(done - came)
         except Exception as exc:  # it must not cost the connections that were handed over with this one
             self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))

@@ -73,6 +73,14 @@ class Openings(Protocol):
         """Open versions with these settings; whether those that are open would be opened otherwise."""
         ...
 
+    def broken(self, number: int, instance: int, reason: str) -> None:
+        """Have a runner of an opening replaced, which sent what it may not."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Forget what a worker that is gone had in hand for runners."""
+        ...
+
     def families(self) -> Iterable[Metric]:
         """The families of series about runners."""
         ...
@@ -241,6 +249,14 @@ class Rollouts:
         """Do the same for every model of which anything has changed; what is refused is logged."""
         with suppress(Stopping):
             await self._run(self._reconcile())
+
+    def broken(self, number: int, instance: int, reason: str) -> None:
+        """A runner sent a worker what it may not."""
+        self._openings.broken(number, instance, reason)
+
+    def clear(self, slot: int) -> None:
+        """A worker is gone that counted in this slot."""
+        self._openings.clear(slot)
 
     def stop(self) -> None:
         """Undo what is not decided yet, and refuse all else from now on."""

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
@@ -22,9 +21,6 @@ TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
 _RETRY_SECONDS = 0.05
-_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"  # of what is there twice, the last counts
-_HUGE_PAGE_BYTES = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-_USUAL_HUGE_PAGE_BYTES = 2 * 1024**2
 _EXPECTED = "expected every worker to go along, got one that"
 
 
@@ -42,7 +38,9 @@ class WorkerProcess:
     Raises OSError when there is no process to be had.
     """
 
-    def __init__(self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int) -> None:
+    def __init__(
+        self, command: Sequence[str], settings: Settings, lineup: Lineup, *, slot: int, most_connections: int
+    ) -> None:
         self.channel, self._far_end = Channel.pair()
         try:
             with lineup.lent() as written:
@@ -52,13 +50,14 @@ class WorkerProcess:
             self._process, self.pidfd = _start(
                 [*command, str(self._far_end.fileno())],
                 self._far_end.fileno(),
-                os.environ if settings.models is None else with_huge_pages(os.environ),
+                os.environ,
             )
         except OSError:
             self.channel.close()
             self._far_end.close()
             raise
         self.is_outdated = False
+        self.slot = slot
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
         self._began = monotonic()
@@ -127,6 +126,19 @@ class WorkerProcess:
                 return start
             self._handed += len(descriptors)
         return len(connections)
+
+    def tell(self, word: Word, text: str, descriptors: Sequence[int] = ()) -> None:
+        """Have it know something, once there is room for the message, for as long as it lives."""
+        if self.channel.send(word, text, descriptors) or self.gone.is_set():
+            return
+        copies = [os.dup(descriptor) for descriptor in descriptors]
+
+        def again() -> None:
+            self.tell(word, text, copies)
+            for copy in copies:
+                os.close(copy)
+
+        asyncio.get_running_loop().call_later(_RETRY_SECONDS, again)
 
     async def ask(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""
@@ -231,23 +243,6 @@ class WorkerProcess:
         if code < 0:
             return Ending("killed", f"was killed by {signal.Signals(-code).name}")
         return Ending("exited", f"ended with code {code}" if self._refusal is None else self._refusal)
-
-
-def with_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """An environment in which the GNU C library asks for huge pages, unless it says there that it should not.
-
-    Memory for half a gigabyte of weights is given back in 4 ms then, and in 50 by pages of 4 KiB; nobody is answered
-    meanwhile. It is filled faster, too, and read faster. A process has about a megabyte more for it. Where such a page
-    is larger than usual, the library would take all of one for the first bytes.
-    """
-    try:
-        size = int(_HUGE_PAGE_BYTES.read_text("ascii"))
-    except OSError:  # a kernel without, or no descriptor to look with
-        return environment
-    if size > _USUAL_HUGE_PAGE_BYTES:
-        return environment
-    given = environment.get(_TUNABLES)
-    return {**environment, _TUNABLES: f"{_HUGE_PAGES}:{given}" if given else _HUGE_PAGES}
 
 
 def _start(

@@ -613,7 +613,7 @@ class GateProtocol(HttpToolsProtocol):
     ) -> float:
         keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
         more = "" if keep_alive else CLOSE
-        written, now = self.replies.finish(head, route, request_id, reply, came, deadline, more)
+        written, now = self.replies.finish(head, route, request_id, reply, (came, deadline), more)
         self.transport.write(written)
         self._go_on_or_close(now, keep_alive=keep_alive)
         return now

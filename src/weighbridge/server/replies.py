@@ -39,13 +39,13 @@ class Replies:
             return request_id, internal_error(request_id)
 
     def finish(
-        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, came: float, deadline: float, more: str
+        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, times: tuple[float, float], more: str
     ) -> tuple[bytes, float]:
-        """The reply as bytes, to a request that was whole at `came`, and when it was ready.
+        """The reply as bytes, and when it was ready; `times` are when the request was whole, and its deadline.
 
         Times are perf_counter's.
         """
-        now = perf_counter()
+        (came, deadline), now = times, perf_counter()
         if now > deadline:
             self._telemetry.expired()
             reply = too_late(request_id)

@@ -81,9 +81,8 @@ class Steps:
 
     def compiled(self, path: str, model: Model, telemetry: RequestTelemetry, *others: Any, status: int = 200) -> Call:
         """The steps as one function, timed as stages of the route with this path; `score` is given `others`, too."""
-        accepted, locate, admit = self.accepted, self.locate, self.admit
-        durations = telemetry.metrics.stages(path, model)
-        next_stages = _timed_now_and_then((self.read, self.score, self.write), durations)
+        accepted, admit = self.accepted, self.admit
+        next_stages = _timed_now_and_then((self.read, self.score, self.write), telemetry.metrics.stages(path, model))
 
         def answer(
             headers: Headers, body: bytes | bytearray, request_id: str, deadline: float
@@ -100,40 +99,41 @@ class Steps:
             try:
                 scored = score(value, *others)
                 if isinstance(scored, Later):
-                    task = asyncio.create_task(later(scored, write, headers, request_id, deadline, value))
-                    task.add_done_callback(lambda _: scored.outputs.cancel())
-                    return task
+                    written = scored.then(lambda found: (status, *write(found, headers)))
+                    return self._later(written, value, telemetry, request_id, deadline)
                 return status, *write(scored, headers)
             except STATED as exc:
-                return refused(exc, request_id, value)
+                return self._refused(exc, value, telemetry, request_id)
 
-        async def later(
-            scored: Later[Any],
-            write: Callable[[Any, Headers], tuple[bytes, bytes]],
-            headers: Headers,
-            request_id: str,
-            deadline: float,
-            value: Any,
-        ) -> Reply:
+        return answer
+
+    def _later(
+        self, reply: Later[Reply], value: Any, telemetry: RequestTelemetry, request_id: str, deadline: float
+    ) -> asyncio.Task[Reply]:
+        """Gives a reply once it is there, or that it is too late; to cancel the task takes the rows back."""
+
+        async def replied() -> Reply:
             try:
                 async with asyncio.timeout(deadline - perf_counter() + _GRACE_SECONDS):
                     with suppress(Exception):  # which `finish` raises
-                        await scored.outputs
-                return status, *write(scored.finish(), headers)
+                        await reply.outputs
+                return reply.finish()
             except TimeoutError:
                 return too_late(request_id)
             except STATED as exc:
-                return refused(exc, request_id, value)
+                return self._refused(exc, value, telemetry, request_id)
             except Exception as exc:
                 telemetry.failed(exc, request_id=request_id)
                 return internal_error(request_id)
 
-        def refused(exc: Stated, request_id: str, value: Any) -> Reply:
-            if isinstance(exc, InferenceFailed | ModelCrashed):
-                telemetry.failed(exc, request_id=request_id)
-            return reply_to(exc, request_id, locate(exc, value) if isinstance(exc, OfARow) else ())
+        task = asyncio.create_task(replied())
+        task.add_done_callback(lambda _: reply.outputs.cancel())
+        return task
 
-        return answer
+    def _refused(self, exc: Stated, value: Any, telemetry: RequestTelemetry, request_id: str) -> Reply:
+        if isinstance(exc, InferenceFailed | ModelCrashed):
+            telemetry.failed(exc, request_id=request_id)
+        return reply_to(exc, request_id, self.locate(exc, value) if isinstance(exc, OfARow) else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """The models of one process as HTTP has them: opened in any thread, and swapped in between two requests."""
 
+import mmap
+import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from fastapi import FastAPI
@@ -16,15 +18,16 @@ from weighbridge.adapters.manifest import MANIFEST, Manifest
 from weighbridge.adapters.metrics import Model
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.client import RunnerClient, RunnerClients
-from weighbridge.adapters.runners.terms import Placed
+from weighbridge.adapters.runners.terms import Board, Placed, Supervision
 from weighbridge.adapters.stock import golden_of, golden_row
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntry, VersionState
 from weighbridge.application.inline import Inline
-from weighbridge.application.ports import ModelLoader
+from weighbridge.application.ports import ModelLoader, Scorer
 from weighbridge.application.registry import ModelRegistry, Served
 from weighbridge.domain.errors import VersionNotFound, VersionNotLive
 from weighbridge.domain.signature import Signature
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -84,13 +87,14 @@ class ModelHost:
         """
         version, label = placed.version, Model(name, placed.version)
         waits = self._telemetry.metrics.queue_wait(label)
+        client = None
         if placed.terms is None:
             golden = golden_row(self._repository, name, version)
-            client, scorer = None, Inline(self._loader.load(name, version), placed.slice_rows)
+            scorer: Scorer = Inline(self._loader.load(name, version), placed.slice_rows)
         else:
             manifest = Manifest.read(placed.manifest.encode(), f"models/{name}/{version}/{MANIFEST}")
             golden = golden_of(manifest)
-            client = scorer = self.clients.open(placed.terms, manifest.signature(), waits.observe)
+            scorer = client = self.clients.open(placed.terms, manifest.signature(), waits.observe)
         served = Served(name, version, scorer, max_rows=self._max_rows)
         types = SignatureTypes(name, version, served.signature)
         done = steps(served, types, None if client is None else client.admit)
@@ -120,6 +124,20 @@ class ModelHost:
         """Ask the runners of a version no more, once what they have in hand is answered."""
         if opened.client is not None:
             self.clients.retire(opened.client)
+
+    def connect(self, number: int, end: socket.socket, instance: int, board: int, slot: int) -> None:
+        """Ask a runner of an opening, at this end, and count in a slot of the board, a descriptor."""
+        memory = mmap.mmap(board, 0)
+        os.close(board)
+        self.clients.connect(number, end, instance, Board(memory, slot))
+
+    def put_out(self, number: int, reason: str) -> None:
+        """The version of an opening is out of service."""
+        self.clients.unavailable(number, reason)
+
+    def supervise(self, broken: Supervision) -> None:
+        """Who is told of runners that must go."""
+        self.clients.supervision = broken
 
     def tell(self, catalogue: Catalogue) -> None:
         """What is known of all models from now on."""

@@ -15,17 +15,13 @@ from typing_extensions import override
 
 from weighbridge.adapters.runners import frames
 from weighbridge.adapters.runners.frames import BrokenFrame, Frame, Word
-from weighbridge.adapters.runners.terms import Board, Terms
+from weighbridge.adapters.runners.terms import Board, Supervision, Terms
 from weighbridge.application.admission import Overloaded, Pace
 from weighbridge.domain.batch import Outputs, Rows
 from weighbridge.domain.errors import FeatureTooLarge, ModelCrashed, ModelUnavailable
 from weighbridge.domain.signature import Signature
 
 _LONGEST_BOUND = 40  # characters of the greatest number that a model takes
-
-
-Supervision = Callable[[int, int, str], None]
-"""Told of the number of an opening, the instance, and why that runner must go: it sent what it may not."""
 
 
 class ModelRaised(Exception):

@@ -1,11 +1,21 @@
 """What a worker is told of the runners of a version, and what all workers count together."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
+import orjson
+from pydantic import TypeAdapter
 from typing_extensions import Buffer
 
 _WORD = 8
 _PER_WORKER = 2
+
+
+Supervision = Callable[[int, int, str], None]
+"""Told of the number of an opening, the instance, and why that runner must go: it sent what it may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +37,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A version, and where it is called: inline, with as many rows at once as hold the event loop for 5 ms, or by
-    runners.
+    """A version, and where it is called: by runners on these `terms`, or inline, at most `slice_rows` at once.
 
-    `manifest` is what was opened by the runners, whatever has become of the file since; where the version is called
-    inline, each process reads it for itself.
+    So many rows hold the event loop for 5 ms. `manifest` is what was opened by the runners, whatever has become of the
+    file since; where the version is called inline, each process reads it for itself.
     """
 
     version: str
@@ -39,16 +48,31 @@ class Placed:
     terms: Terms | None = None
     manifest: str = ""
 
+    @contextmanager
+    def lent(self) -> Iterator[int]:
+        """The descriptor of memory that holds it, of any size, and that no file system has. Raises OSError."""
+        with os.fdopen(os.memfd_create("weighbridge-placed"), "wb", buffering=0) as file:
+            file.write(orjson.dumps(self))
+            yield file.fileno()
+
+    @classmethod
+    def read(cls, descriptor: int) -> Self:
+        """What is in memory that another process has lent."""
+        text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return TypeAdapter(cls).validate_json(text)
+
 
 class Board:
     """How many requests and rows each worker has in hand for the runners of a version, in memory that all share.
 
-    Each worker writes in a slot of its own, of 16 bytes.
+    Each worker writes in a slot of its own, of 16 bytes; one for which there is none counts for itself.
     """
 
     def __init__(self, memory: Buffer | None = None, slot: int = 0) -> None:
-        self._counts = memoryview(bytearray(_WORD * _PER_WORKER) if memory is None else memory).cast("B").cast("q")
-        self._at = _PER_WORKER * slot
+        counts = memoryview(bytearray(self.size(1)) if memory is None else memory).cast("B").cast("q")
+        fits = _PER_WORKER * slot < len(counts)
+        self._counts = counts if fits else memoryview(bytearray(self.size(1))).cast("q")
+        self._at = _PER_WORKER * slot if fits else 0
 
     @property
     def own(self) -> tuple[int, int]:

@@ -28,44 +28,50 @@ _MOST_DESCRIPTORS = 256  # of a runner, and one for each worker
 _LIBRARIES = {"sklearn": ("pandas",)}
 
 
-def nurse(channel: Channel, runtime: str, settings: Settings) -> None:
-    """Fork a runner whenever that is asked for, and tell of its end, for as long as the other end is there."""
-    with suppress(ImportError):  # the runner says which package is missing
-        for module in (f"weighbridge.adapters.runtimes.{runtime}", *_LIBRARIES.get(runtime, ())):
-            import_module(module)
-    gc.collect()
-    gc.freeze()  # so that the collector writes to no page that runners share
-    channel.send(Word.READY)
-    looks = select.poll()
-    looks.register(channel.fileno(), select.POLLIN)
-    runners: dict[int, tuple[int, str]] = {}
-    while True:
-        for descriptor, _ in looks.poll():
-            if descriptor in runners:
-                looks.unregister(descriptor)
-                pid, number = runners.pop(descriptor)
-                channel.send(Word.ENDED, f"{number} {_bury(pid)}")
+class _Nursery:
+    """Forks a runner whenever that is asked for, and tells of its end."""
+
+    def __init__(self, channel: Channel, settings: Settings) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._runners: dict[int, tuple[int, str]] = {}
+        self._looks = select.poll()
+        self._looks.register(channel.fileno(), select.POLLIN)
+
+    def run(self) -> None:
+        """Go on for as long as the other end is there."""
+        self._channel.send(Word.READY)
+        with suppress(EOFError):
+            while True:
+                for descriptor, _ in self._looks.poll():
+                    if descriptor in self._runners:
+                        self._end(descriptor)
+                with suppress(BlockingIOError):
+                    while True:
+                        _, number, descriptors = self._channel.receive()
+                        self._fork(number, descriptors)
+
+    def _fork(self, number: str, descriptors: list[int]) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if not pid:
+            self._channel.close()
+            for descriptor in self._runners:
                 os.close(descriptor)
-        while True:
-            try:
-                _, number, descriptors = channel.receive()
-            except BlockingIOError:
-                break
-            except EOFError:
-                return
-            parent = os.getpid()
-            pid = os.fork()
-            if not pid:
-                channel.close()
-                for descriptor in runners:
-                    os.close(descriptor)
-                _be_runner(parent, settings, descriptors)
-            pidfd = os.pidfd_open(pid)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            runners[pidfd] = pid, number
-            looks.register(pidfd, select.POLLIN)
-            channel.send(Word.FORKED, f"{number} {pid}", [pidfd])
+            _be_runner(parent, self._settings, descriptors)
+        pidfd = os.pidfd_open(pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._runners[pidfd] = pid, number
+        self._looks.register(pidfd, select.POLLIN)
+        self._channel.send(Word.FORKED, f"{number} {pid}", [pidfd])
+
+    def _end(self, pidfd: int) -> None:
+        """See a runner off that has ended, with its group."""
+        self._looks.unregister(pidfd)
+        pid, number = self._runners.pop(pidfd)
+        os.close(pidfd)
+        self._channel.send(Word.ENDED, f"{number} {_bury(pid)}")
 
 
 def _bury(pid: int) -> int:
@@ -98,6 +104,7 @@ def _be_runner(parent: int, settings: Settings, descriptors: list[int]) -> NoRet
 
 def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Settings) -> int:
     confine(order.memory, _MOST_DESCRIPTORS + 4 * settings.workers)
+    _compute_with(order.threads)
     try:
         model, report = open_version(order, settings)
     except ModelRefused as exc:
@@ -119,6 +126,16 @@ def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Sett
     return 0
 
 
+def _compute_with(threads: int) -> None:
+    """Have the libraries compute with so many threads: those that are imported already, and those that are yet to be.
+
+    They were imported with one, so that the nursery has no other thread.
+    """
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
+    with suppress(ImportError):
+        import_module("threadpoolctl").threadpool_limits(threads)
+
+
 def main() -> None:
     """Be the nursery whose channel is the descriptor that the command line names."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
@@ -127,4 +144,10 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, text, _ = channel.receive()  # it was sent before this process began
     runtime, _, snapshot = text.partition(" ")
-    nurse(channel, runtime, Settings.restore(snapshot))
+    settings = Settings.restore(snapshot)
+    with suppress(ImportError):  # the runner says which package is missing
+        for module in (f"weighbridge.adapters.runtimes.{runtime}", *_LIBRARIES.get(runtime, ())):
+            import_module(module)
+    gc.collect()
+    gc.freeze()  # so that the collector writes to no page that runners share
+    _Nursery(channel, settings).run()

@@ -184,7 +184,7 @@ class Runner:
             part = parts.pop()
             try:
                 answers = self._answers(part)
-            except BaseException as exc:  # noqa: BLE001  # a model may raise SystemExit, too
+            except BaseException as exc:  # a model may raise SystemExit, too
                 if is_of_memory(exc):
                     raise OutOfMemory(_told(exc)) from exc
                 if len(part) > 1 and repeats > 1:

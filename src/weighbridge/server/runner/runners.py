@@ -18,6 +18,7 @@ from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
 from weighbridge.application.catalogue import Calls
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.opening import Models
 from weighbridge.server.runner.machine import memory_limit, usable_cores
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import Ending, Nursery, RunnerProcess
@@ -25,7 +26,7 @@ from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
 INLINE = ("linear", "onnx", "xgboost", "lightgbm")
-"""Runtimes whose models may be called by workers: their formats are data only, and their libraries quick for one row."""
+"""Runtimes whose models workers may call: their formats are data only, and one row is soon done."""
 
 _QUICK_SECONDS = 0.0002
 _TICK_SECONDS = 0.25
@@ -61,6 +62,16 @@ class Hosted:
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_DEATHS))
     retry_seconds: float = _FIRST_RETRY_SECONDS
     retrying: asyncio.TimerHandle | None = None
+
+    @property
+    def number(self) -> int:
+        """Of this opening of the version; 0 where it is called inline."""
+        return 0 if self.placed.terms is None else self.placed.terms.number
+
+    @property
+    def ready(self) -> list[RunnerProcess]:
+        """The runners that can be asked."""
+        return [runner for runner in self.runners.values() if runner.report.done()]
 
     def entry(self) -> Calls:
         """What the catalogue says of it."""
@@ -121,7 +132,7 @@ class Runners:
             report = await self._opened(first, order)
             hosted = self._placed(order, manifest, options, report)
             if hosted.placed.terms is not None:
-                self._hosted[hosted.placed.terms.number] = hosted
+                self._hosted[hosted.number] = hosted
                 self._join(hosted, first)
                 others = [self._start(manifest.runtime, order, place) for place in range(1, options.instances)]
                 for runner in others:
@@ -153,6 +164,12 @@ class Runners:
         hosted = self._hosted.get(number)
         if hosted is not None and instance in hosted.runners:
             hosted.runners[instance].kill(f"sent what no runner does: {reason}")
+
+    def clear(self, slot: int) -> None:
+        """Forget what a worker that is gone had in hand for runners."""
+        for hosted in self.hosted:
+            if hosted.board is not None and slot < self._slots:
+                os.pwrite(hosted.board, bytes(Board.size(1)), Board.size(slot))
 
     async def revive(self, hosted: Hosted) -> None:
         """Start the runners of a version that is out of service anew. Raises ModelRefused."""
@@ -262,13 +279,16 @@ class Runners:
         return Hosted(order.name, order.version, options, order, manifest.runtime, placed, report, board)
 
     def _board(self, order: Order) -> int:
-        slots = _SLOTS_PER_WORKER * max(1, self.settings.workers)
         try:
             board = os.memfd_create("weighbridge-board", os.MFD_CLOEXEC)
-            os.ftruncate(board, Board.size(slots))
+            os.ftruncate(board, Board.size(self._slots))
         except OSError as exc:
             raise _no_process(order, exc) from exc
         return board
+
+    @property
+    def _slots(self) -> int:
+        return _SLOTS_PER_WORKER * max(1, self.settings.workers)
 
     def _start(self, runtime: str, order: Order, instance: int) -> RunnerProcess:
         """A runner that opens its version from now on. Raises ModelRefused."""
@@ -407,6 +427,13 @@ class Runners:
             {(hosted.name, hosted.version): hosted.crashes for hosted in self.hosted},
             {(hosted.name, hosted.version): hosted.unavailable is None for hosted in self.hosted},
         )
+
+
+def connect(models: Models, hosted: Hosted, runner: RunnerProcess) -> None:
+    """Have the models of this very process ask a runner of a version."""
+    end = runner.meet()
+    if end is not None and hosted.board is not None:
+        models.connect(hosted.number, end, runner.instance, os.dup(hosted.board), 0)
 
 
 def _no_process(order: Order, exc: OSError) -> ModelRefused:
