@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from typing_extensions import Buffer
 
-from weighbridge.adapters.series import BOUNDS, SECONDS, Table, Values
+from weighbridge.adapters.series import BOUNDS, SECONDS, Key, Table, Values
 
 REQUEST, STAGE, QUEUE_WAIT, SHED, EXPIRED, ABANDONED = "request", "stage", "queue_wait", "shed", "expired", "abandoned"
 """The families of series in the table."""
@@ -20,6 +20,9 @@ UNROUTED = "other"
 
 _LARGEST_SUCCESS = 399
 _LARGEST_REFUSAL = 499
+
+SERIES_KEPT_SECONDS = 300.0
+"""For how long after its end the series of a version are kept: Prometheus is to have seen the last of them."""
 
 LabelT = TypeVar("LabelT")
 
@@ -106,6 +109,11 @@ class RequestMetrics:
         """How long requests wait before the model takes them up."""
         return Durations(self._table.series(QUEUE_WAIT, *model))
 
+    def forget(self, model: Model) -> None:
+        """Give up the series of a version that answers no request any more."""
+        self._routes = {of: route for of, route in self._routes.items() if of[1] != model}
+        self._table.release(lambda key: of_version(key) == model)
+
     def shed(self, reason: str) -> None:
         """Count a request that was refused because there were too many."""
         self._shed[reason][0] += 1
@@ -117,6 +125,14 @@ class RequestMetrics:
     def abandoned(self) -> None:
         """Count a request whose client went away before it had sent all of it, or before its turn came."""
         self._abandoned[0] += 1
+
+
+def of_version(key: Key) -> tuple[str, ...] | None:
+    """The model and version that a series is of, if it is of any."""
+    match key:
+        case (("request" | "stage"), _, model, version, *_) | ("queue_wait", model, version):
+            return model, version
+    return None
 
 
 def _outcome(status: int) -> str:

@@ -5,7 +5,7 @@ written before the number says that it is there, and a value is one aligned word
 even when the writer was killed in the midst of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from typing_extensions import Buffer
@@ -44,6 +44,8 @@ class Table:
         self._number = self._bytes[:_HEADER_BYTES].cast("Q")
         self._room = (len(self._bytes) - _HEADER_BYTES) // _RECORD_BYTES - _KEPT_FREE
         self._known: dict[Key, Values] = {}
+        self._starts: dict[Key, int] = {}
+        self._free: list[int] = []
 
     def series(self, *key: str) -> Values:
         """The values of a series, zeros when it is new; those of its family's overflow when there is no more room."""
@@ -55,13 +57,24 @@ class Table:
         return self._known[key]
 
     def _has_room_for(self, key: Key) -> bool:
-        return self._number[0] < self._room and len(_encoded(key)) <= _KEY_BYTES
+        return bool(self._free or self._number[0] < self._room) and len(_encoded(key)) <= _KEY_BYTES
+
+    def release(self, is_over: Callable[[Key], bool]) -> None:
+        """Give up the series whose key `is_over`, to which nobody may write any more: others take their places."""
+        for key in [key for key in self._known if is_over(key)]:
+            del self._known[key]
+            start = self._starts.pop(key)
+            self._bytes[start : start + _KEY_BYTES] = bytes(_KEY_BYTES)
+            self._free.append(start)
 
     def _append(self, key: Key) -> Values:
         encoded = _encoded(key)
-        start = _HEADER_BYTES + self._number[0] * _RECORD_BYTES
+        start = self._free.pop() if self._free else _HEADER_BYTES + self._number[0] * _RECORD_BYTES
+        self._starts[key] = start
+        self._bytes[start + _KEY_BYTES : start + _RECORD_BYTES] = bytes(_RECORD_BYTES - _KEY_BYTES)
         self._bytes[start : start + len(encoded)] = encoded
-        self._number[0] += 1  # only now: a reader takes no record that is not counted
+        # Only now: a reader takes no record that is not counted.
+        self._number[0] = max(self._number[0], (start - _HEADER_BYTES) // _RECORD_BYTES + 1)
         return _values(self._bytes, start)
 
 
@@ -70,8 +83,10 @@ def read(memory: Buffer) -> Iterator[tuple[Key, list[float]]]:
     view = memoryview(memory).cast("B")
     number = view[:_HEADER_BYTES].cast("Q")[0]
     for start in range(_HEADER_BYTES, _HEADER_BYTES + number * _RECORD_BYTES, _RECORD_BYTES):
-        encoded = bytes(view[start : start + _KEY_BYTES]).rstrip(b"\0")
-        yield tuple(encoded.decode().split(_SEPARATOR)), list(_values(view, start))
+        encoded = bytes(view[start : start + _KEY_BYTES])
+        values = list(_values(view, start))
+        if any(encoded) and encoded == bytes(view[start : start + _KEY_BYTES]):  # else it was given up, or just is
+            yield tuple(encoded.rstrip(b"\0").decode().split(_SEPARATOR)), values
 
 
 def _encoded(key: Key) -> bytes:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.manifest import Options
+from weighbridge.adapters.metrics import SERIES_KEPT_SECONDS
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
@@ -19,7 +21,7 @@ from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRoll
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
 from weighbridge.server.runner.machine import usable_cores
 from weighbridge.server.runner.process import RunnerProcess
-from weighbridge.server.runner.runners import Hosted
+from weighbridge.server.runner.runners import Hosted, RunnerReport
 from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
@@ -79,6 +81,10 @@ class Openings(Protocol):
 
     def clear(self, slot: int) -> None:
         """Forget what a worker that is gone had in hand for runners."""
+        ...
+
+    def reports(self) -> list[RunnerReport]:
+        """A report on each runner."""
         ...
 
     def families(self) -> Iterable[Metric]:
@@ -192,6 +198,18 @@ class Rollouts:
         self._decided: asyncio.Task[Any] | None = None
         self._unreadable: str | None = None
         self._stopped = False
+        self._ended: dict[tuple[str, str], float] = {}
+
+    def forgotten(self) -> list[tuple[str, str]]:
+        """The versions, by model, that have not been live for so long that nobody asks for their series any more.
+
+        Each is told of once.
+        """
+        live = {(name, standing.live) for name, standing in self._standings.items()}
+        old = [of for of, at in self._ended.items() if monotonic() - at > SERIES_KEPT_SECONDS]
+        for of in old:
+            del self._ended[of]
+        return [of for of in old if of not in live]
 
     @property
     def opening(self) -> list[str]:
@@ -249,6 +267,10 @@ class Rollouts:
         """Do the same for every model of which anything has changed; what is refused is logged."""
         with suppress(Stopping):
             await self._run(self._reconcile())
+
+    def runners(self) -> list[RunnerReport]:
+        """A report on each runner."""
+        return self._openings.reports()
 
     def broken(self, number: int, instance: int, reason: str) -> None:
         """A runner sent a worker what it may not."""
@@ -454,6 +476,7 @@ class Rollouts:
         await self._hosts.commit()
         if former is not None:
             self._openings.retire(former)
+            self._ended[former.name, former.version] = monotonic()
 
     async def _agree(self, name: str, wanted: Wanted) -> Hosted:
         """Open a version, and have all prepare it. Raises ModelRefused."""

@@ -58,6 +58,7 @@ class WorkerProcess:
             raise
         self.is_outdated = False
         self.slot = slot
+        self.runners = 0  # that it has a descriptor for
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
         self._began = monotonic()
@@ -105,7 +106,7 @@ class WorkerProcess:
         """How many connections it should be given."""
         if self.state is not WorkerState.READY or self.is_silent or self.is_full:
             return 0
-        return self._most_connections - self.connections
+        return self._most_connections - self.runners - self.connections
 
     @property
     def has_lived(self) -> bool:

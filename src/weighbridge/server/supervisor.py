@@ -131,6 +131,8 @@ class Supervisor:
         """The metrics of all workers together, those that have ended included."""
         statuses = [worker.status(slot.number) for worker, slot in self._workers.items()]
         statuses += [WorkerStatus(slot.number, None, WorkerState.WAITING) for slot in self._slots if not slot.worker]
+        for model, version in self._rollouts.forgotten():
+            self._totals.forget(model, version)
         memories = [worker.scoreboard.metrics for worker in self._workers]
         processes = process_families(statuses, self._restarts, self._settings)
         return self._totals.exposition(memories, [*processes, *self._rollouts.metrics()])
@@ -367,6 +369,7 @@ class Supervisor:
                 with end:
                     text = f"{hosted.number} {runner.instance} {worker.slot}"
                     worker.tell(Word.RUNNER, text, [end.fileno(), hosted.board])
+                    worker.runners = len(self._rollouts.runners())
 
     def tell(self) -> None:
         """Let every worker know the catalogue."""

@@ -12,7 +12,7 @@ from weighbridge.adapters.http.models import ModelHost, Opened
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.manifest import ColumnSpec
-from weighbridge.application.catalogue import ModelEntry, VersionState
+from weighbridge.application.catalogue import Calls, ModelEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound
 
 router = APIRouter(route_class=FastRoute, tags=["models"])
@@ -52,9 +52,13 @@ class Version(BaseModel):
 
 
 class ModelPage(ModelSummary):
-    """A model: its versions, of which `previous` was live before, and what the one that is live takes and gives."""
+    """A model: its versions, of which `previous` was live before, and what the one that is live takes and gives.
+
+    `calls` says where the live version is called, and what a call took when it was opened; null for the embedded model.
+    """
 
     previous: str | None
+    calls: Calls | None
     inputs: list[ColumnSpec] | None
     outputs: list[ColumnSpec] | None
     versions: list[Version]
@@ -81,6 +85,7 @@ async def one_model(name: str, models: ModelsDep) -> ModelPage:
         live=entry.live,
         reason=entry.reason,
         previous=entry.previous,
+        calls=entry.calls,
         inputs=None if signature is None else [ColumnSpec.of(column) for column in signature.inputs],
         outputs=None if signature is None else [ColumnSpec.of(column) for column in signature.outputs],
         versions=[Version(version=v.version, state=v.state, reason=v.reason) for v in entry.versions],

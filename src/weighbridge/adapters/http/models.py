@@ -1,5 +1,6 @@
 """The models of one process as HTTP has them: opened in any thread, and swapped in between two requests."""
 
+import asyncio
 import mmap
 import os
 import socket
@@ -15,7 +16,7 @@ from weighbridge.adapters.http.model_description import LIVE, VERSIONED, describ
 from weighbridge.adapters.http.openapi import Described, describe
 from weighbridge.adapters.http.signature_types import SignatureTypes
 from weighbridge.adapters.manifest import MANIFEST, Manifest
-from weighbridge.adapters.metrics import Model
+from weighbridge.adapters.metrics import SERIES_KEPT_SECONDS, Model
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.client import RunnerClient, RunnerClients
 from weighbridge.adapters.runners.terms import Board, Placed, Supervision
@@ -119,6 +120,13 @@ class ModelHost:
         self.on_install(opened)
         if former is not None:
             self.drop(former)
+            if former.label != opened.label:
+                asyncio.get_running_loop().call_later(SERIES_KEPT_SECONDS, self._forget, former.label)
+
+    def _forget(self, label: Model) -> None:
+        """Give up the series of a version, unless it is live again."""
+        if self.live.get(label.name) != label.version:
+            self._telemetry.metrics.forget(label)
 
     def drop(self, opened: Opened) -> None:
         """Ask the runners of a version no more, once what they have in hand is answered."""

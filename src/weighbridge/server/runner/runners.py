@@ -242,7 +242,7 @@ class Runners:
 
     def _order(self, name: str, version: str, manifest: Manifest, options: Options) -> Order:
         others = sum(hosted.options.instances for hosted in self._hosted.values() if not hosted.retired)
-        share = max(1, usable_cores() // (others + options.instances))
+        share = max(1, usable_cores() // (self.settings.workers + others + options.instances))
         return Order(
             name,
             version,
