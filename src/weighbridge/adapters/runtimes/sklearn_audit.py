@@ -1,8 +1,7 @@
-"""What a skops file may hold, and whether a model that came from one is sound.
+"""Whether a model that came from a skops file is sound.
 
-skops runs no code of a file's own: it makes objects of types that are trusted by name. What it trusts by itself (all
-of scikit-learn's estimators, numpy's and SciPy's ufuncs) is joined here by what estimators keep inside. But a type says
-nothing of its content: the compiled parts of scikit-learn follow indices without looking, so those are looked at here.
+A type that may be there says nothing of its content, and the compiled parts of scikit-learn follow indices without
+looking: so those are looked at here.
 """
 
 from collections.abc import Iterator
@@ -26,52 +25,6 @@ from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
 from weighbridge.domain.errors import ModelRefused
-
-_KERNELS = (
-    "CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "PairwiseKernel",
-    "Product", "RBF", "RationalQuadratic", "Sum", "WhiteKernel",
-)  # fmt: skip
-_METRICS = ("BrayCurtis", "Canberra", "Chebyshev", "Euclidean", "Hamming", "Haversine", "Manhattan", "Minkowski")
-_SCORES = ("chi2", "f_classif", "f_oneway", "f_regression", "r_regression")
-_MUTUAL = ("mutual_info_classif", "mutual_info_regression")
-
-TYPES = frozenset(
-    {
-        "functools.partial",  # of functions that are themselves trusted
-        "numpy.dtype",
-        "numpy.max",
-        "numpy.mean",
-        "numpy.median",
-        "numpy.min",
-        "scipy._lib.array_api_compat.numpy._aliases.asarray",  # a spline remembers it
-        "scipy.interpolate._bsplines.BSpline",
-        "scipy.sparse._csc.csc_matrix",
-        "scipy.sparse._csr.csr_matrix",
-        "sklearn._loss.loss.HalfTweedieLoss",
-        "sklearn._loss.loss.HalfTweedieLossIdentity",
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.calibration._TemperatureScaling",
-        "sklearn.cluster._bisect_k_means._BisectingTree",
-        "sklearn.cluster._kmeans._kmeans_single_elkan",
-        "sklearn.cluster._kmeans._kmeans_single_lloyd",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-        "sklearn.multiclass._ConstantPredictor",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-        "sklearn.tree._tree.Tree",
-        "sklearn.utils._bunch.Bunch",
-        "sklearn.utils.validation.check_array",
-        *(f"sklearn.feature_selection._mutual_info.{score}" for score in _MUTUAL),
-        *(f"sklearn.feature_selection._univariate_selection.{score}" for score in _SCORES),
-        *(f"sklearn.gaussian_process.kernels.{kernel}" for kernel in _KERNELS),
-        *(f"sklearn.metrics._dist_metrics.{metric}Distance64" for metric in _METRICS),
-    }
-)
-"""Types and functions that estimators keep inside, and that do nothing but arithmetic."""
 
 _KEPT = (Tree, TreePredictor, KDTree, BallTree)
 
