@@ -141,7 +141,7 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     admitted = admit(content, trust.types)
     warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
     estimator = skops.io.loads(content, trusted=admitted)
-    settle(estimator)
+    settle(estimator, trust.types)
     signature = manifest.signature()
     for column in signature.outputs:
         if not hasattr(estimator, _METHODS.get(column.name, "")):
