@@ -16,7 +16,7 @@ from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
-from weighbridge.settings import Settings
+from weighbridge.settings import PREFIX, Settings
 
 TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
@@ -52,7 +52,7 @@ class WorkerProcess:
             self._process, self.pidfd = _start(
                 [*command, str(self._far_end.fileno())],
                 self._far_end.fileno(),
-                os.environ if settings.models is None else with_huge_pages(os.environ),
+                _environment(settings),
             )
         except OSError:
             self.channel.close()
@@ -248,6 +248,12 @@ def with_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
         return environment
     given = environment.get(_TUNABLES)
     return {**environment, _TUNABLES: f"{_HUGE_PAGES}:{given}" if given else _HUGE_PAGES}
+
+
+def _environment(settings: Settings) -> Mapping[str, str]:
+    """That of this process, less the token of the admin listener: a worker runs models, and needs none."""
+    others = {name: value for name, value in os.environ.items() if name.upper() != f"{PREFIX}ADMIN_TOKEN"}
+    return others if settings.models is None else with_huge_pages(others)
 
 
 def _start(
