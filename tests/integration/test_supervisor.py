@@ -101,6 +101,14 @@ def test_libraries_compute_in_one_thread_unless_the_operator_says_otherwise(
     assert b"OMP_NUM_THREADS=" + known in variables
 
 
+def test_a_worker_is_not_told_the_token_of_the_admin_listener() -> None:
+    with serving(ADMIN_TOKEN=16 * "t") as service:
+        [worker] = workers(service)
+        variables = Path(f"/proc/{worker}/environ").read_bytes()
+
+    assert 16 * b"t" not in variables
+
+
 def test_on_a_busy_core_the_supervisor_lets_its_workers_finish(one_worker: Service) -> None:
     [worker] = living(one_worker)
 

@@ -15,7 +15,7 @@ from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
 from weighbridge.server.lineup import Lineup
 from weighbridge.server.scoreboard import Scoreboard
-from weighbridge.settings import Settings
+from weighbridge.settings import PREFIX, Settings
 
 TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
@@ -50,7 +50,7 @@ class WorkerProcess:
             self._process, self.pidfd = _start(
                 [*command, str(self._far_end.fileno())],
                 self._far_end.fileno(),
-                os.environ,
+                _environment(),
             )
         except OSError:
             self.channel.close()
@@ -244,6 +244,11 @@ class WorkerProcess:
         if code < 0:
             return Ending("killed", f"was killed by {signal.Signals(-code).name}")
         return Ending("exited", f"ended with code {code}" if self._refusal is None else self._refusal)
+
+
+def _environment() -> Mapping[str, str]:
+    """That of this process, less the token of the admin listener: a worker runs models, and needs none."""
+    return {name: value for name, value in os.environ.items() if name.upper() != f"{PREFIX}ADMIN_TOKEN"}
 
 
 def _start(

@@ -21,7 +21,8 @@ from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.outputs import as_output, no_rows
-from weighbridge.adapters.runtimes.sklearn_audit import TYPES, settle
+from weighbridge.adapters.runtimes.sklearn_audit import settle
+from weighbridge.adapters.runtimes.sklearn_names import admit
 from weighbridge.application.ports import Model
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
@@ -160,16 +161,10 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     content = artefact.read()
     if not content.startswith(b"PK"):
         raise ModelRefused("expected a skops file, got another format; what could be a pickle is never loaded")
-    found = set(skops.io.get_untrusted_types(data=content))
-    strangers = sorted(found - TYPES - set(trust.types))
-    if strangers:
-        raise ModelRefused(
-            f"expected types of scikit-learn that are known to be harmless, got {', '.join(strangers)}; if you trust "
-            "them, name them in trusted_types of weighbridge.package, and to serve them in WEIGHBRIDGE_TRUSTED_TYPES"
-        )
+    admitted = admit(content, trust.types)
     warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
-    estimator = skops.io.loads(content, trusted=sorted(found))
-    settle(estimator)
+    estimator = skops.io.loads(content, trusted=admitted)
+    settle(estimator, trust.types)
     if _takes_texts(estimator):
         raise ModelRefused(
             "The model was fitted on texts, and such models cannot be served yet. Fit it on a DataFrame instead: for a "

@@ -1,18 +1,25 @@
-"""What a skops file may hold, and whether a model that came from one is sound.
+"""Whether a model that came from a skops file is sound.
 
-skops runs no code of a file's own: it makes objects of types that are trusted by name. What it trusts by itself (all
-of scikit-learn's estimators, numpy's and SciPy's ufuncs) is joined here by what estimators keep inside. But a type says
-nothing of its content: the compiled parts of scikit-learn follow indices without looking, so those are looked at here.
+A type that may be there says nothing of its content. Estimators ask whatever stands in the place of a member, by
+methods that the file names: so members have to be estimators, and such names are of closed sets. The compiled parts of
+scikit-learn follow indices without looking: so those are looked at here.
 """
 
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.sparse import issparse
+from scipy.special import expit
 from sklearn.base import BaseEstimator
+from sklearn.calibration import _CalibratedClassifier
+from sklearn.cluster._kmeans import _BaseKMeans, _kmeans_single_elkan, _kmeans_single_lloyd
 from sklearn.ensemble._bagging import BaseBagging
 from sklearn.ensemble._forest import BaseForest
 from sklearn.ensemble._gb import BaseGradientBoosting
@@ -24,101 +31,166 @@ from sklearn.neighbors._base import NeighborsBase
 from sklearn.svm._base import BaseLibSVM, BaseSVC
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
+from sklearn.utils import Bunch
 
 from weighbridge.domain.errors import ModelRefused
 
-_KERNELS = (
-    "CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "PairwiseKernel",
-    "Product", "RBF", "RationalQuadratic", "Sum", "WhiteKernel",
-)  # fmt: skip
-_METRICS = ("BrayCurtis", "Canberra", "Chebyshev", "Euclidean", "Hamming", "Haversine", "Manhattan", "Minkowski")
-_SCORES = ("chi2", "f_classif", "f_oneway", "f_regression", "r_regression")
-_MUTUAL = ("mutual_info_classif", "mutual_info_regression")
+_KEPT = (Tree, TreePredictor, KDTree, BallTree, Bunch)
+_CLUSTERINGS = (_kmeans_single_elkan, _kmeans_single_lloyd)
+_NAMED = (type, FunctionType, np.ufunc, type(np.max), type(expit))
+_ESTIMATORS = (BaseEstimator, _CalibratedClassifier)
 
-TYPES = frozenset(
+_MEMBERS = frozenset(
     {
-        "functools.partial",  # of functions that are themselves trusted
-        "numpy.dtype",
-        "numpy.max",
-        "numpy.mean",
-        "numpy.median",
-        "numpy.min",
-        "scipy._lib.array_api_compat.numpy._aliases.asarray",  # a spline remembers it
-        "scipy.interpolate._bsplines.BSpline",
-        "scipy.sparse._csc.csc_matrix",
-        "scipy.sparse._csr.csr_matrix",
-        "sklearn._loss.loss.HalfTweedieLoss",
-        "sklearn._loss.loss.HalfTweedieLossIdentity",
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.calibration._TemperatureScaling",
-        "sklearn.cluster._bisect_k_means._BisectingTree",
-        "sklearn.cluster._kmeans._kmeans_single_elkan",
-        "sklearn.cluster._kmeans._kmeans_single_lloyd",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-        "sklearn.multiclass._ConstantPredictor",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-        "sklearn.tree._tree.Tree",
-        "sklearn.utils._bunch.Bunch",
-        "sklearn.utils.validation.check_array",
-        *(f"sklearn.feature_selection._mutual_info.{score}" for score in _MUTUAL),
-        *(f"sklearn.feature_selection._univariate_selection.{score}" for score in _SCORES),
-        *(f"sklearn.gaussian_process.kernels.{kernel}" for kernel in _KERNELS),
-        *(f"sklearn.metrics._dist_metrics.{metric}Distance64" for metric in _METRICS),
+        "_bin_mapper", "_centerer", "_encoder", "_label_binarizer", "_label_encoder", "_preprocessor", "_scaler",
+        "_tfidf", "base_estimator_", "best_estimator_", "calibrated_classifiers_", "calibrators", "estimator",
+        "estimator_", "estimators_", "final_estimator", "final_estimator_", "indicator_", "init_", "initial_imputer_",
+        "kernel_pca_", "label_binarizer_", "le_", "named_estimators_", "nbrs_", "nn_fit", "one_hot_encoder_",
+        "regressor", "regressor_", "transformer", "transformer_",
     }
-)
-"""Types and functions that estimators keep inside, and that do nothing but arithmetic."""
+)  # fmt: skip
+"""Attributes in which estimators keep others."""
 
-_KEPT = (Tree, TreePredictor, KDTree, BallTree)
+_NAMED_MEMBERS = frozenset({"estimators", "steps", "transformer_list", "transformers", "transformers_"})
+"""Attributes in which they are in the second place of tuples."""
+
+_PLACEHOLDERS = ("drop", "passthrough", "zero")
+
+_PREDICTIONS = ("auto", "decision_function", "predict", "predict_log_proba", "predict_proba")
+_METHODS = (*_PREDICTIONS[1:], "inverse_transform", "kneighbors", "score_samples", "transform")
+
+_CHOICES = frozenset({"chain_method", "chain_method_", "response_method", "stack_method", "stack_method_"})
+"""Attributes that name the methods by which members are asked."""
+
+_IMPORTANCES = re.compile(r"auto|([A-Za-z]\w*\.)*(coef_|feature_importances_)")
+"""Paths to what a selection goes by: through public attributes, from which no path leads to a function's globals."""
 
 
-def settle(model: Any) -> None:
-    """Look through all that a model holds, and have it work alone and in silence: no jobs, no progress reports.
+def settle(model: Any, trusted: Collection[str] = ()) -> None:
+    """Look through all that a model holds, and have it work alone and in silence: no jobs, caches or progress reports.
 
-    Raises ModelRefused for what scikit-learn's compiled parts would trip over, and for attributes in place of methods.
+    `trusted` are names of types whose instances may be members of others beside scikit-learn's estimators. Raises
+    ModelRefused for what scikit-learn's compiled parts would trip over, for members that are no estimators, and for
+    methods that are none of an estimator's predictions.
     """
     seen: dict[int, Any] = {}
-    waiting = [model]
-    while waiting:
-        thing = waiting.pop()
-        if id(thing) in seen:
-            continue
-        seen[id(thing)] = thing
-        if isinstance(thing, _KEPT):
-            raise ModelRefused(f"expected {type(thing).__name__} in an estimator made of it, got one elsewhere")
-        if isinstance(thing, BaseEstimator):
-            _settle_estimator(thing)
-        elif isinstance(thing, BSpline):
-            BSpline(thing.t, thing.c, thing.k)  # looks at what it gets, which loading does not
-        elif issparse(thing):
-            thing.check_format(full_check=True)
-        waiting.extend(_parts(thing))
+
+    def look(thing: Any) -> None:
+        if id(thing) not in seen:
+            seen[id(thing)] = thing
+            for part in _parts(thing):
+                look(part)
+            _check(thing, trusted)  # after its parts: some checks ask them
+
+    if not _is_member(model, trusted):
+        raise ModelRefused(f"expected an estimator, got {type(model).__name__}")
+    look(model)
 
 
 def _parts(thing: Any) -> Iterator[Any]:
     if isinstance(thing, dict):
+        yield from thing
         yield from thing.values()
     elif isinstance(thing, list | tuple | set):
         yield from thing
     elif isinstance(thing, np.ndarray) and thing.dtype == object:
-        yield from thing.flat
-    for name, value in getattr(thing, "__dict__", {}).items():
-        if name not in _ATTRIBUTES or not isinstance(thing, BaseEstimator):
+        yield from np.asarray(thing).flat  # what is masked, too
+    elif isinstance(thing, partial):
+        yield from (thing.func, thing.args, thing.keywords)
+    if isinstance(thing, defaultdict):
+        yield thing.default_factory
+    for name, value in _held(thing).items():
+        if not isinstance(thing, BaseEstimator):
             yield value
+        elif name == "named_estimators_" and isinstance(value, Bunch):
+            yield dict(value)
+        elif name not in _ATTRIBUTES:
+            yield value
+
+
+def _held(thing: Any) -> dict[str, Any]:
+    """The attributes that a file gave a thing: none to types and functions, which it only names."""
+    return {} if isinstance(thing, _NAMED) else getattr(thing, "__dict__", {})
+
+
+def _check(thing: Any, trusted: Collection[str]) -> None:
+    if isinstance(thing, _KEPT):
+        raise ModelRefused(f"expected {type(thing).__name__} in an estimator made of it, got one elsewhere")
+    if isinstance(thing, type | FunctionType):
+        _check_callable(thing, trusted)
+    elif isinstance(thing, BaseEstimator) or _name(type(thing)) not in trusted:
+        _check_attributes(thing)
+    if isinstance(thing, _ESTIMATORS):
+        _check_composition(thing, trusted)
+    if isinstance(thing, BaseEstimator):
+        _settle_estimator(thing)
+    elif isinstance(thing, BSpline):
+        BSpline(thing.t, thing.c, thing.k)  # looks at what it gets, which loading does not
+    elif issparse(thing):
+        thing.check_format(full_check=True)
+
+
+def _check_callable(thing: Any, trusted: Collection[str]) -> None:
+    """Whoever calls it gives it arguments from the file, which compiled functions and types do not look at."""
+    plain = thing.__module__ in ("builtins", "numpy") if isinstance(thing, type) else thing not in _CLUSTERINGS
+    if not plain and _name(thing) not in trusted:
+        raise ModelRefused(f"expected {thing.__name__} where an estimator keeps it, got it elsewhere")
+
+
+def _check_attributes(thing: Any) -> None:
+    for name in _held(thing):
+        if name.startswith("__") or isinstance(thing, partial):
+            raise ModelRefused(f"expected {type(thing).__name__} as its library makes it, got one with more attributes")
+        if name in _METHODS or callable(getattr(type(thing), name, None)):
+            raise ModelRefused(f"expected the method {name} of {type(thing).__name__}, got an attribute in its place")
+
+
+def _check_composition(estimator: Any, trusted: Collection[str]) -> None:
+    """Whatever it asks for a prediction is an estimator, and it asks for nothing else."""
+    held, of_type = vars(estimator), type(estimator).__name__
+    for name, member in _members(held):
+        if not _is_member(member, trusted) and not _is_one_of(_PLACEHOLDERS, member):
+            raise ModelRefused(f"expected estimators in {name} of {of_type}, got {type(member).__name__}")
+    for name in _CHOICES & held.keys():
+        if not all(_is_one_of(_PREDICTIONS, choice) for choice in _flat(held[name])):
+            raise ModelRefused(f"expected methods that predict in {name} of {of_type}, got others")
+    getter = held.get("importance_getter")
+    if isinstance(getter, str) and not _IMPORTANCES.fullmatch(getter):
+        raise ModelRefused(f"expected a path to coef_ or feature_importances_ in {of_type}, got another")
+
+
+def _members(held: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in _MEMBERS & held.keys():
+        value = held[name]
+        yield from ((name, member) for member in _flat(list(value.values()) if isinstance(value, Bunch) else value))
+    for name in _NAMED_MEMBERS & held.keys():
+        for entry in held[name]:
+            yield name, entry[1] if isinstance(entry, list | tuple) else entry
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _is_member(thing: Any, trusted: Collection[str]) -> bool:
+    return isinstance(thing, _ESTIMATORS) or _name(type(thing)) in trusted
+
+
+def _is_one_of(words: Collection[str], thing: Any) -> bool:
+    return thing is None or (isinstance(thing, str) and thing in words)
+
+
+def _name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__name__}"
 
 
 def _settle_estimator(estimator: Any) -> None:
     held = vars(estimator)
-    for name in held:
-        if callable(getattr(type(estimator), name, None)):
-            raise ModelRefused(
-                f"expected the method {name} of {type(estimator).__name__}, got an attribute in its place"
-            )
-    for name, calm in (("n_jobs", None), ("verbose", 0)):
+    for name, calm in (("n_jobs", None), ("verbose", 0), ("memory", None)):
         if name in held:
             held[name] = calm
     if isinstance(estimator, _VectorizerMixin) and estimator.input != "content":
@@ -126,8 +198,8 @@ def _settle_estimator(estimator: Any) -> None:
     for name, check in _ATTRIBUTES.items():
         if name in held:
             check(estimator)
-    for family, count in _FAMILIES:
-        if isinstance(estimator, family):
+    for family, fitted, count in _FAMILIES:
+        if isinstance(estimator, family) and fitted in held:  # others are what members were copied from
             count(estimator)
 
 
@@ -155,9 +227,9 @@ def _check_nodes(
         raise ModelRefused(f"expected nodes of a tree that look at one of {width} features, got others")
 
 
-def _check_members(ensemble: Any) -> None:
+def _check_widths(ensemble: Any) -> None:
     """Ensembles hand rows to their trees without a look at their width."""
-    members = list(np.ravel(np.asarray(ensemble.estimators_, dtype=object)))
+    members = list(_flat(ensemble.estimators_))
     features = vars(ensemble).get("estimators_features_")
     widths = [ensemble.n_features_in_] * len(members) if features is None else [len(chosen) for chosen in features]
     if [member.n_features_in_ for member in members] != widths:
@@ -166,7 +238,7 @@ def _check_members(ensemble: Any) -> None:
 
 def _check_stages(boosting: Any) -> None:
     """Each tree of an iteration adds to a column of its own, of those that the first guess makes."""
-    _check_members(boosting)
+    _check_widths(boosting)
     guess = boosting._raw_predict_init(np.zeros((1, boosting.n_features_in_)))
     if guess.shape[1:] != boosting.estimators_.shape[1:]:
         raise ModelRefused(f"expected {guess.shape[1:]} trees for each iteration, got {boosting.estimators_.shape[1:]}")
@@ -211,12 +283,28 @@ def _rebuild(estimator: Any) -> None:
         estimator._tree = index(estimator._fit_X, estimator.leaf_size, metric=metric, **parameters)
 
 
-_ATTRIBUTES = {"tree_": _check_tree, "_tree": _rebuild, "_predictors": _check_predictors}
-"""Attributes that are looked at on their own, and the only places for what `_KEPT` names."""
+def _check_centres(clusterer: Any) -> None:
+    if clusterer.cluster_centers_.shape[1:] != (clusterer.n_features_in_,):
+        raise ModelRefused(f"expected centres of {type(clusterer).__name__} as wide as itself, got others")
+
+
+def _check_clustering(estimator: Any) -> None:
+    if estimator._kmeans_single not in _CLUSTERINGS:
+        raise ModelRefused(f"expected a function of k-means in {type(estimator).__name__}, got another")
+
+
+_ATTRIBUTES = {
+    "tree_": _check_tree,
+    "_tree": _rebuild,
+    "_predictors": _check_predictors,
+    "_kmeans_single": _check_clustering,
+}
+"""Attributes that are looked at on their own, and the only places for what `_KEPT` and `_CLUSTERINGS` name."""
 
 _FAMILIES = (
-    (BaseLibSVM, _check_support),
-    (BaseForest, _check_members),
-    (BaseGradientBoosting, _check_stages),
-    (BaseBagging, _check_members),
+    (BaseLibSVM, "support_vectors_", _check_support),
+    (BaseForest, "estimators_", _check_widths),
+    (BaseGradientBoosting, "estimators_", _check_stages),
+    (BaseBagging, "estimators_", _check_widths),
+    (_BaseKMeans, "cluster_centers_", _check_centres),
 )

@@ -277,6 +277,57 @@ def edited(artefact: bytes, edit: Callable[[dict[str, Any]], None]) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (
+            _node("ConstructorFromReduceNode", "numpy", "max", content=_tuple(_json(1))),
+            r"numpy\.max to be kept, got a call of it",
+        ),
+        (_node("ListNode", "numpy", "max", content=[_json(1)]), r"numpy\.max to be kept, got a call of it"),
+        (_json({"__array_interface__": 1}), "one text or number as JSON"),
+        ({**_dict(), "content": {"__array_interface__": _json(1)}}, "no addresses of memory"),
+        (
+            {
+                **_dict(),
+                "key_types": _node("ListNode", "builtins", "list", content=[_node("FunctionNode", "numpy", "max")]),
+            },
+            "keys of plain types",
+        ),
+        (
+            _tuple({**_json(1), "__id__": 7}, {**_node("TypeNode", "builtins", "str"), "__id__": 7}),
+            "an id for each node",
+        ),
+        (
+            _tuple(
+                {**_tuple(), "__loader__": "ListNode", "__class__": "list", "__id__": 7},
+                {**_dict(), "key_types": {**_dict()["key_types"], "__id__": 7}},
+            ),
+            "an id for each node",
+        ),
+    ],
+)
+def test_a_file_that_has_something_called_while_it_is_read_is_refused(node: dict[str, Any], reason: str) -> None:
+    packed = sklearn.pack(logistic(), _VECTOR)
+
+    def call(schema: dict[str, Any]) -> None:
+        schema["content"]["content"]["C"] = node
+
+    with pytest.raises(ModelRefused, match=reason):
+        sklearn.load(Artefact.of(edited(packed.artefact, call)), manifest(packed.outputs), Trust())
+
+
+def test_a_file_whose_arrays_are_addresses_of_memory_is_refused() -> None:
+    secret = np.ones((3, 4))
+    window = logistic()
+    vars(window)["__array_interface__"] = {**secret.__array_interface__}
+    model = logistic()
+    model.coef_ = np.array([window, None], dtype=object).reshape(1, 2)
+
+    with pytest.raises(ModelRefused, match="expected no addresses of memory"):
+        reloaded(model)
+
+
 def test_what_a_function_transformer_calls_has_to_be_trusted() -> None:
     model = make_pipeline(FunctionTransformer(), LogisticRegression()).fit(_FLOWERS, _SPECIES)
     model.set_params(functiontransformer__func=json.loads)
