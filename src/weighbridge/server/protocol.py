@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.fast_route import CompiledRoute, joined
-from weighbridge.adapters.http.problems import Canned, Problem, RefusedRequest, Reply
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, overloaded
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.application.queue import Turn
@@ -40,7 +40,6 @@ _LINGER_SECONDS = 2.0
 _QUIET_SECONDS = 1.0
 _HIGH_WATER_OF_TLS = 16 * 1024
 _PARSED_AT_ONCE = 8192
-_QUEUE_TOO_LONG = Canned(Problem.OVERLOADED, "expected a shorter queue than there is; send it again later")
 _TCP_INFO = struct.Struct("128xQ")  # of Linux' tcp.h the bytes that were received
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
@@ -644,9 +643,10 @@ class GateProtocol(HttpToolsProtocol):
     def _turn_away(self, head: Head, route: CompiledRoute, came: float) -> None:
         """Refuse a request that would wait too long; its connection goes on."""
         request_id = self._telemetry.request_id(head.given_id)
-        reply = _QUEUE_TOO_LONG.reply(request_id)
+        reply = overloaded(request_id)
         now = perf_counter()
-        self._telemetry.turned_away(route.metrics, reply[0], came, now)
+        self._telemetry.shed("queue")
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
         self._give(reply, head, request_id, now)
 
     def _give(self, reply: Reply, head: Head, request_id: str, now: float) -> None:

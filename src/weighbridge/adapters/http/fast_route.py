@@ -36,10 +36,10 @@ from weighbridge.adapters.http.errors import (
     reply_to,
     reply_to_invalid,
 )
-from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error, overloaded
 from weighbridge.adapters.metrics import NO_MODEL, Durations, Model, RouteMetrics
 from weighbridge.adapters.telemetry import RequestTelemetry
-from weighbridge.application.admission import SHORT, ServiceTime
+from weighbridge.application.admission import SHORT, Overloaded, ServiceTime
 from weighbridge.application.queue import Queue
 from weighbridge.application.readiness import NotReady
 from weighbridge.application.registry import Later
@@ -94,6 +94,9 @@ class Steps:
                 value = read(headers, body)
             except ValidationError as exc:
                 return reply_to_invalid(exc, request_id, accepted)
+            except Overloaded:
+                telemetry.shed("queue")
+                return overloaded(request_id)
             except STATED as exc:
                 return reply_to(exc, request_id)
             try:
@@ -243,7 +246,7 @@ class FastRoute(APIRoute):
 
 
 async def answer(route: CompiledRoute, request: Request, *, takes_body: bool = True) -> Response:
-    """The reply of a compiled route, as ASGI servers take it. Raises RefusedRequest, Overloaded."""
+    """The reply of a compiled route, as ASGI servers take it. Raises RefusedRequest."""
     request.state.model = route.model
     headers, request_id = joined(request.scope["headers"]), request.state.request_id
     body = await _read(request) if takes_body else b""
@@ -252,12 +255,16 @@ async def answer(route: CompiledRoute, request: Request, *, takes_body: bool = T
         return as_response(await _now_or_later(route.call(headers, body, request_id, deadline)))
     queue: Queue = request.app.state.container.queue()
     came = perf_counter()
-    async with queue.turn(route.service_time, deadline - came):
-        began = perf_counter()
-        if route.waits is not None:
-            route.waits.observe(began - came)
-        reply = await _now_or_later(route.call(headers, body, request_id, deadline))
-        route.service_time.observe(perf_counter() - began)
+    try:
+        async with queue.turn(route.service_time, deadline - came):
+            began = perf_counter()
+            if route.waits is not None:
+                route.waits.observe(began - came)
+            reply = await _now_or_later(route.call(headers, body, request_id, deadline))
+            route.service_time.observe(perf_counter() - began)
+    except Overloaded:
+        request.app.state.container.telemetry().shed("queue")
+        reply = overloaded(request_id)
     return as_response(reply)
 
 

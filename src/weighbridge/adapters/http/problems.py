@@ -93,6 +93,14 @@ class Canned:
         return self.status, self._media_type, b"%b%b%b" % (self._before, request_id.encode(), self._after)
 
 
+_OVERLOADED = Canned(Problem.OVERLOADED, "The server is overloaded; retry later")
+
+
+def overloaded(request_id: str) -> Reply:
+    """The reply to a request that would wait too long; ready but for its id, since it is needed most under load."""
+    return _OVERLOADED.reply(request_id)
+
+
 def internal_error(request_id: str) -> Reply:
     """The reply to a request that failed for a reason nobody foresaw."""
     return Problem.INTERNAL_ERROR.reply("the request is not to blame; the service's log has the cause", request_id)
