@@ -1,6 +1,7 @@
 """The pages say what the code says."""
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
     SHOWN_SETTINGS,
     SUPERVISOR,
+    RunnerStatus,
     WorkerState,
     WorkerStatus,
     process_families,
+    runner_families,
 )
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
 from weighbridge.application.catalogue import VersionState
@@ -181,6 +184,7 @@ def _scraped() -> list[Metric]:
     more = [
         *process_families([worker], {"any": 1}, Settings()),
         *model_families({EMBEDDED.name: EMBEDDED.version}, {(EMBEDDED.name, of, "refused"): 1 for of in OPERATIONS}),
+        *runner_families([RunnerStatus(*EMBEDDED, 0, os.getpid(), 1, 1, 1.0)], {EMBEDDED: 0}, {EMBEDDED: True}),
     ]
     return list(text_string_to_metric_families(Totals().exposition([memory], more).decode()))
 
@@ -214,8 +218,8 @@ def test_the_metrics_page_has_every_metric_with_its_type_and_labels_in_the_order
 
 
 def test_the_metrics_page_has_unit_and_meaning_of_each_metric() -> None:
-    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections", "operations")
-    others = {"weighbridge_process_open_fds": "descriptors"}
+    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections", "operations", "calls", "rows")
+    others = {"weighbridge_process_open_fds": "descriptors", "weighbridge_runner_crashes_total": "runners"}
     for name, _, _, unit, meaning in _metric_rows():
         expected = next((unit for unit in units if unit in name.split("_")), "none")
         assert unit == others.get(name, expected)
