@@ -10,6 +10,7 @@ from itertools import count
 from time import monotonic
 from typing import NamedTuple
 
+from weighbridge.adapters.lending import lent
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
@@ -43,7 +44,7 @@ class WorkerProcess:
     ) -> None:
         self.channel, self._far_end = Channel.pair()
         try:
-            with lineup.lent() as written:
+            with lent(lineup) as written:
                 self.scoreboard = Scoreboard.create()
                 self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor, written])
             os.close(self.scoreboard.descriptor)  # the mapping stays

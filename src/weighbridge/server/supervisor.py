@@ -16,6 +16,7 @@ from secrets import randbelow
 from structlog.typing import FilteringBoundLogger
 
 from weighbridge.adapters.exposition import Totals
+from weighbridge.adapters.lending import lent
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import NoRoom, Word
@@ -313,7 +314,7 @@ class Supervisor:
         while (worker := next(self._not_prepared(), None)) is not None:
             try:
                 async with asyncio.timeout(self._settings.load_timeout):
-                    with hosted.placed.lent() as placed:
+                    with lent(hosted.placed) as placed:
                         await worker.ask(Word.PREPARE, name, [placed])
             except TimeoutError as exc:
                 self._renew(worker)  # whatever it does there, it can only be ended with the process
@@ -373,7 +374,7 @@ class Supervisor:
 
     def tell(self) -> None:
         """Let every worker know the catalogue."""
-        with suppress(OSError), self._rollouts.lineup.lent() as lineup:  # without descriptors the next one will do
+        with suppress(OSError), lent(self._rollouts.lineup) as lineup:  # without descriptors the next one will do
             for worker in self._workers:
                 worker.channel.send(Word.CATALOGUE, "", [lineup])
 

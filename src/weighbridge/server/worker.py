@@ -18,6 +18,7 @@ import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
+from weighbridge.adapters.lending import borrowed
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.bare import BareAnswers
@@ -312,7 +313,7 @@ class Worker:
             reason = f"models/{name}: expected room for one more descriptor in every worker, got none"
             self._channel.send(Word.FAILED, f"{number} {reason}")
             return
-        placed = Placed.read(descriptors[0])
+        placed = borrowed(Placed, descriptors[0])
         os.close(descriptors[0])
         try:
             await self._opening.prepare(name, placed)
@@ -340,7 +341,7 @@ class Worker:
 
     def _tell(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:  # there is none when it finds no room: the next catalogue will
-            catalogue = Lineup.read(descriptor).catalogue
+            catalogue = borrowed(Lineup, descriptor).catalogue
             os.close(descriptor)
             self.plane.models.tell(catalogue)
 
@@ -356,7 +357,7 @@ def work(factory: Factory) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, snapshot, [memory, written] = channel.receive()  # it was sent before this process began
-    scoreboard, lineup = Scoreboard(memory), Lineup.read(written)
+    scoreboard, lineup = Scoreboard(memory), borrowed(Lineup, written)
     os.close(memory)  # the mapping stays
     os.close(written)
     Worker(factory, channel, Settings.restore(snapshot), scoreboard, lineup).run()

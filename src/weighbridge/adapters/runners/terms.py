@@ -1,13 +1,8 @@
 """What a worker is told of the runners of a version, and what all workers count together."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
-import orjson
-from pydantic import TypeAdapter
 from typing_extensions import Buffer
 
 _WORD = 8
@@ -47,19 +42,6 @@ class Placed:
     slice_rows: int = 1
     terms: Terms | None = None
     manifest: str = ""
-
-    @contextmanager
-    def lent(self) -> Iterator[int]:
-        """The descriptor of memory that holds it, of any size, and that no file system has. Raises OSError."""
-        with os.fdopen(os.memfd_create("weighbridge-placed"), "wb", buffering=0) as file:
-            file.write(orjson.dumps(self))
-            yield file.fileno()
-
-    @classmethod
-    def read(cls, descriptor: int) -> Self:
-        """What is in memory that another process has lent."""
-        text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-        return TypeAdapter(cls).validate_json(text)
 
 
 class Board:

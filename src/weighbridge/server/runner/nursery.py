@@ -12,8 +12,10 @@ import socket
 import sys
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
+from weighbridge.adapters.lending import borrowed
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.confinement import confine, end_with, is_of_memory
@@ -21,6 +23,7 @@ from weighbridge.server.runner.opening import open_version
 from weighbridge.server.runner.orders import Order
 from weighbridge.server.runner.runner import OutOfMemory, Runner
 from weighbridge.server.runner.vitals import SharedVitals
+from weighbridge.server.yielding import wake_at_once
 from weighbridge.settings import Settings
 
 _LONGEST_REASON = 4096  # characters
@@ -92,7 +95,7 @@ def _be_runner(parent: int, settings: Settings, descriptors: list[int]) -> NoRet
         end_with(parent)
         os.dup2(errors, 2)
         os.close(errors)
-        code = _answer(Channel(socket.socket(fileno=control)), Order.read(order), SharedVitals(vitals), settings)
+        code = _answer(Channel(socket.socket(fileno=control)), borrowed(Order, order), SharedVitals(vitals), settings)
         os.close(order)
     except BaseException as exc:  # noqa: BLE001  # there is nobody above
         with suppress(Exception):
@@ -111,6 +114,8 @@ def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Sett
         control.send(Word.FAILED, f"{'memory' if is_of_memory(exc) else 'refused'} {str(exc)[:_LONGEST_REASON]}")
         return 0
     control.send(Word.OPENED, report.text())
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # where errors went is memory, which a model could fill from now on
     runner = Runner(
         model,
         control,
@@ -140,6 +145,7 @@ def main() -> None:
     """Be the nursery whose channel is the descriptor that the command line names."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
         signal.signal(number, signal.SIG_IGN)
+    wake_at_once()
     end_with(int(sys.argv[2]))
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, text, _ = channel.receive()  # it was sent before this process began

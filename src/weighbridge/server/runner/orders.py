@@ -1,8 +1,5 @@
 """What a runner is told to open, and what it tells of it."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,19 +25,6 @@ class Order:
     memory: int
     max_batch_rows: int
     repeat: bool
-
-    @contextmanager
-    def lent(self) -> Iterator[int]:
-        """The descriptor of memory that holds the order, of any size. Raises OSError."""
-        with os.fdopen(os.memfd_create("weighbridge-order"), "wb", buffering=0) as file:
-            file.write(orjson.dumps(self))
-            yield file.fileno()
-
-    @classmethod
-    def read(cls, descriptor: int) -> Self:
-        """The order in memory that another process has lent."""
-        text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-        return TypeAdapter(cls).validate_json(text)
 
 
 @dataclass(frozen=True, slots=True)

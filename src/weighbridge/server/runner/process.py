@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from time import monotonic
 from typing import NamedTuple
 
+from weighbridge.adapters.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.orders import Order, Report
@@ -46,15 +47,19 @@ class RunnerProcess:
         self._pidfd: int | None = None
         self._verdict: str | None = None
         self._told: tuple[str, str] | None = None
-        self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
-        shared = SharedVitals.create()
+        with ExitStack() as held, ExitStack() as passed:  # what is held goes if anything fails
+            self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
+            held.callback(os.close, self._errors)
+            self._control, theirs = Channel.pair()
+            held.callback(self._control.close)
+            passed.callback(theirs.close)
+            shared = SharedVitals.create()
+            passed.callback(os.close, shared.descriptor)
+            lent_order = passed.enter_context(lent(order))
+            nursery.fork(self, [theirs.fileno(), lent_order, shared.descriptor, self._errors])
+            held.pop_all()
         self.vitals = shared.vitals
-        self._control, theirs = Channel.pair()
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._heed)
-        with order.lent() as lent:
-            nursery.fork(self, [theirs.fileno(), lent, shared.descriptor, self._errors])
-        theirs.close()
-        os.close(shared.descriptor)
 
     @property
     def age(self) -> float:
