@@ -1,16 +1,27 @@
-"""A directory of models that a test describes, and one who proves what is in it."""
+"""A directory of models that a test describes, and one who opens what is in it."""
 
+import asyncio
 import errno
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
-from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
+from prometheus_client.metrics_core import Metric
+from typing_extensions import override
+
+from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
+from weighbridge.adapters.runners.terms import Board, Placed, Terms
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.runner.orders import Order, Report
+from weighbridge.server.runner.process import RunnerProcess
+from weighbridge.server.runner.runners import Hosted, RunnerReport
 from weighbridge.settings import Settings
+
+REPORT = Report(golden=2, call_seconds=0.001, row_seconds=0.0001)
 
 
 class FakeShelf:
@@ -54,26 +65,112 @@ class FakeShelf:
         self.found[name] = replace(found, rollout=changed)
 
 
-class FakeProver:
-    """Proves all but what it is told to refuse."""
+class FakeRunner(RunnerProcess):
+    """A runner that has no process: whoever asks it reads its name, and then the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, instance: int) -> None:
+        self.name = name
+        self.instance = instance
+        self.pid = None
+        self.report = asyncio.get_running_loop().create_future()
+        self.report.set_result(REPORT)
+
+    @override
+    def meet(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.send(f"{self.name} {self.instance}".encode())
+        return ours
+
+
+class FakeOpenings:
+    """Opens all but what it is told to refuse: for workers to call, or with so many `runners`."""
+
+    def __init__(self, runners: int = 0) -> None:
+        self.came: Callable[[Hosted, RunnerProcess], None] = lambda *_: None
+        self.gone: Callable[[Hosted], None] = lambda _: None
+        self.runners = runners
         self.refused: dict[str, str] = {}
-        self.proven: list[tuple[str, str]] = []
-        self.settings: list[Settings] = []
+        self.opened: list[tuple[str, str]] = []
+        self.retired: list[tuple[str, str]] = []
+        self.hosted: list[Hosted] = []
+        self.may_open = asyncio.Event()
+        self.may_open.set()
+        self.heeded: list[Settings] = []
+        self.opens_otherwise = False
+        self.blamed: list[tuple[int, int, str]] = []
+        self.cleared: list[int] = []
+        self._numbers = count(1)
 
-    def made(self) -> Callable[[Settings], "FakeProver"]:
-        """Makes this one, whatever the settings, which it keeps."""
-
-        def make(settings: Settings) -> FakeProver:
-            self.settings.append(settings)
-            return self
-
-        return make
-
-    async def prove(self, name: str, version: str) -> Artefact:
-        read = Artefact.of(f"{name} {version}".encode())
+    async def open(self, name: str, version: str, options: Options) -> Hosted:
+        self.opened.append((name, version))
+        await self.may_open.wait()
         if version in self.refused:
             raise ModelRefused(self.refused[version])
-        self.proven.append((name, version))
-        return read
+        order = Order(name, version, "", 1, 2**30, options.max_batch_rows, options.repeat)
+        placed, board, options = Placed(version), None, options.model_copy(update={"instances": self.runners})
+        if self.runners:
+            placed = Placed(version, 1, Terms(next(self._numbers), self.runners, 256, shares=True, **_PACE))
+            board = os.memfd_create("weighbridge-board")
+            os.ftruncate(board, Board.size(4))
+        hosted = Hosted(name, version, options, order, "sklearn", placed, REPORT, board)
+        hosted.runners = {instance: FakeRunner(f"{name} {version}", instance) for instance in range(self.runners)}
+        self.hosted.append(hosted)
+        return hosted
+
+    def replace(self, hosted: Hosted, instance: int) -> None:
+        """Have another runner in the place of one."""
+        runner = hosted.runners[instance] = FakeRunner(f"{hosted.name} {hosted.version} anew", instance)
+        hosted.unavailable = None
+        self.came(hosted, runner)
+
+    def put_out(self, hosted: Hosted, reason: str) -> None:
+        """Have a version out of service."""
+        hosted.runners, hosted.unavailable = {}, reason
+        self.gone(hosted)
+
+    async def revive(self, hosted: Hosted) -> None:
+        if hosted.unavailable is None:
+            return
+        if hosted.version in self.refused:
+            raise ModelRefused(self.refused[hosted.version])
+        self.replace(hosted, 0)
+
+    def retire(self, hosted: Hosted) -> None:
+        self.retired.append((hosted.name, hosted.version))
+        self.hosted.remove(hosted)
+        _release(hosted)
+
+    def heed(self, settings: Settings) -> bool:
+        self.heeded.append(settings)
+        return self.opens_otherwise
+
+    def broken(self, number: int, instance: int, reason: str) -> None:
+        self.blamed.append((number, instance, reason))
+
+    def clear(self, slot: int) -> None:
+        self.cleared.append(slot)
+
+    def reports(self) -> list[RunnerReport]:
+        return [
+            RunnerReport(hosted.name, hosted.version, instance, None, 0.0, 0, 0, 0.0)
+            for hosted in self.hosted
+            for instance in hosted.runners
+        ]
+
+    def families(self) -> list[Metric]:
+        return []
+
+    def close(self) -> None:
+        """Give back what it holds for the versions that are open."""
+        for hosted in self.hosted:
+            _release(hosted)
+
+
+_PACE = {"call_seconds": REPORT.call_seconds, "row_seconds": REPORT.row_seconds}
+
+
+def _release(hosted: Hosted) -> None:
+    if hosted.board is not None:
+        os.close(hosted.board)
+        hosted.board = None
