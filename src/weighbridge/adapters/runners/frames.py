@@ -25,6 +25,7 @@ _SHAPES = {rank: Struct(f"<B{rank}Q") for rank in (1, 2)}
 
 _MOST_TEXT_BYTES = 64 * 1024**2  # of an answer
 _MOST_REASON_BYTES = 64 * 1024
+_MOST_FAILURE_BYTES = 1024**2  # a reason, and a name of the signature, as JSON
 _MOST_ANNOUNCED = 1024**2
 
 
@@ -141,6 +142,8 @@ def fail(number: int, failure: Failure) -> bytes:
 
 def failed(payload: bytes) -> Failure:
     """The failure in a payload. Raises BrokenFrame."""
+    if len(payload) > _MOST_FAILURE_BYTES:
+        raise BrokenFrame(f"expected a reason of at most {_MOST_FAILURE_BYTES} bytes, got {len(payload)}")
     try:
         text, most, column, row = json.loads(payload)
     except (ValueError, TypeError, RecursionError) as exc:
@@ -148,16 +151,22 @@ def failed(payload: bytes) -> Failure:
     is_text = all(isinstance(value, str | None) for value in (most, column))
     if not isinstance(text, str) or not is_text or not (row is None or type(row) is int):
         raise BrokenFrame("expected a reason of texts and a row, got others")
+    if any("\ud800" <= char <= "\udfff" for value in (text, most, column) for char in value or ""):
+        raise BrokenFrame("expected texts in Unicode, got half a character")
     return Failure(text, most, column, row)
 
 
 def answer(number: int, outputs: Outputs) -> bytes:
-    """The frame with the outputs of a request."""
+    """The frame with the outputs of a request. Raises ValueError for texts that are too long together."""
     parts = []
+    room = _MOST_TEXT_BYTES
     for values in outputs:
         parts.append(_SHAPES[values.ndim].pack(values.ndim, *values.shape))
         if values.dtype == object:
             texts = [text.encode() for text in values.flat]
+            room -= sum(map(len, texts))
+            if room < 0:
+                raise ValueError(f"expected at most {_MOST_TEXT_BYTES} bytes of texts, got {_MOST_TEXT_BYTES - room}")
             parts += [_LENGTH.pack(len(text)) for text in texts]
             parts += texts
         else:
