@@ -74,7 +74,7 @@ class Served:
             self._check_widths(rows)
         try:
             outputs = self._ask(rows)
-            if not isinstance(outputs, tuple):
+            if isinstance(outputs, Future):
                 return Later(outputs, lambda: self._found(rows, outputs))
             self._check_types(outputs, count)
         except _STATED:
