@@ -5,7 +5,7 @@ import pytest
 
 from tests.unit.server.behind_gate import Clock
 from weighbridge.application.admission import ServiceTime
-from weighbridge.server.queue import Queue, Turn
+from weighbridge.application.queue import Queue, Turn
 
 MILLISECOND = 0.001
 MAX_WAIT = 0.01

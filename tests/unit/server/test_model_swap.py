@@ -129,7 +129,7 @@ def test_both_roads_answer_alike_what_is_spoilt(
 def test_the_paths_of_a_live_model_are_on_the_fast_lane(here: Served) -> None:
     assert {target for _, target in here.lane.routes} >= {LIVE, VERSION_1, b"/models/default/predict"}
 
-    here.models.install(here.models.open("churn", "2"))
+    here.activate("2")
 
     assert VERSION_1 not in {target for _, target in here.lane.routes}
     assert {target for _, target in here.lane.routes} >= {LIVE, b"/models/churn/versions/2/predict", b"/predict"}
@@ -151,7 +151,7 @@ def test_a_connection_that_goes_on_is_answered_by_the_version_that_has_become_li
     for _ in range(3):  # so that the head is known
         assert versions(connection.feed(asking())) == ["1"]
 
-    road.models.install(road.models.open("churn", "2"))
+    road.activate("2")
 
     assert versions(connection.feed(asking())) == ["2"]
     assert b'"code":"version_not_found"' in connection.feed(asking(VERSION_1))
@@ -162,7 +162,7 @@ def test_a_request_whose_body_is_on_its_way_is_answered_by_the_version_that_it_b
     connection = here.connect()
     connection.feed(request[:-5])
 
-    here.models.install(here.models.open("churn", "2"))
+    here.activate("2")
 
     assert versions(connection.feed(request[-5:])) == ["1"]
     assert versions(connection.feed(request)) == ["2"]
@@ -173,7 +173,7 @@ def test_a_request_that_waits_for_its_turn_is_answered_by_the_version_that_it_be
     connection = here.connect()
     connection.protocol.data_received(asking())
 
-    here.models.install(here.models.open("churn", "2"))
+    here.activate("2")
     connection.settle()
 
     assert versions(connection.transport.written) == ["1"]
@@ -188,7 +188,7 @@ def test_a_version_is_freed_with_the_last_request_that_holds_it(here: Served) ->
     gc.collect()
     gc.disable()
     try:
-        here.models.install(here.models.open("churn", "2"))
+        here.activate("2")
         assert old() is not None
         assert versions(active.feed(request[-5:])) == ["1"]
 
@@ -202,7 +202,7 @@ def test_a_version_that_failed_is_freed_like_any_other(log: Log) -> None:
         connection = started.connect()
         assert b"500 Internal Server Error" in connection.feed(asking(body=ROW.replace(b"30", b"13")))
         old = ref(started.models.find("churn").served)
-        started.models.install(started.models.open("churn", "2"))
+        started.activate("2")
         assert versions(connection.feed(asking())) == ["2"]
         gc.collect()
 
@@ -213,9 +213,9 @@ def test_versions_that_come_and_go_lose_no_request(road: Served) -> None:
     connections: list[Connection] = [road.connect() for _ in range(4)]
     for turn in range(20):
         version = str(turn % 2 + 1)
-        road.models.install(road.models.open("churn", version))
+        road.activate(version)
         with pytest.raises(ModelRefused):
-            road.models.open("churn", "3")
+            road.activate("3")
         for connection in connections:
             written = connection.feed(asking() * 3)
             assert versions(written) == [version] * 3

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Clock, Connection, Served, served
+from weighbridge.adapters.http.fast_route import CompiledRoute
 from weighbridge.adapters.http.problems import Reply
 from weighbridge.adapters.metrics import ABANDONED, EXPIRED, QUEUE_WAIT, REQUEST, SHED
 from weighbridge.adapters.series import SECONDS, read
-from weighbridge.server.head import LaneRoute
 
 TAKES = 0.005
 MAX_WAIT_MS = 20
@@ -42,7 +42,7 @@ class SlowModel:
         self.takes = TAKES
         self.fails = False
 
-    def __call__(self, _headers: object, _body: object, request_id: str) -> Reply:
+    def __call__(self, _headers: object, _body: object, request_id: str, _deadline: float) -> Reply:
         self.asked.append(request_id)
         self.clock.now += self.takes
         if self.fails:
@@ -61,7 +61,7 @@ class Overloaded:
         self._log = log
         target = (b"POST", b"/predict")
         before = here.lane.routes[target]
-        self.route = LaneRoute(model, before.metrics, before.waits)
+        self.route = CompiledRoute(model, before.metrics, before.model, before.waits)
         self.route.service_time.mean = TAKES
         here.lane.routes[target] = self.route
 
@@ -377,7 +377,7 @@ def test_every_request_is_answered_once_and_in_order_however_it_arrives(
 
     assert ids(connection) == [str(i) for i in range(len(messages))]
     assert quiet.gate.held == 0
-    assert quiet.gate.queue._admission.estimated_wait == 0
+    assert quiet.here.lane.queue._admission.estimated_wait == 0
     assert connection.feed(HEALTH).startswith(b"HTTP/1.1 200 ")
 
 
@@ -390,7 +390,7 @@ def test_a_request_behind_a_slow_one_waits_for_its_own_turn_behind_the_others(ov
 
 def test_a_request_behind_a_slow_one_may_be_refused_when_its_turn_comes(overloaded: Overloaded) -> None:
     first, *_ = overloaded.waiting(SLOW + HASTY + HEALTH, *[SLOW] * 4)
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
 
     assert replies(first) == [OK, OVERLOADED, OK]
 
@@ -413,7 +413,7 @@ def test_a_connection_with_one_request_in_the_queue_is_read_on_and_with_two_it_i
     assert connection.transport.reading
     connection.protocol.data_received(SLOW)
     assert not connection.transport.reading
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
     assert connection.transport.reading
 
     connection.settle()
@@ -429,7 +429,7 @@ def test_bodies_that_wait_are_held(overloaded: Overloaded) -> None:
     [known] = overloaded.waiting(SLOW)
     assert overloaded.gate.held == 3 * len(GOOD)
 
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
     assert overloaded.gate.held == 2 * len(GOOD)
     known.settle()
     assert overloaded.gate.held == 0
@@ -440,7 +440,7 @@ def test_a_client_that_goes_away_is_not_served_and_counts_no_longer(overloaded: 
     first.transport.closing = True
     first.protocol.connection_lost(ConnectionResetError())
     assert overloaded.gate.held == len(GOOD)
-    assert overloaded.gate.queue._admission.estimated_wait == TAKES
+    assert overloaded.here.lane.queue._admission.estimated_wait == TAKES
     second.settle()
 
     assert overloaded.model.asked == ["c"]
@@ -455,7 +455,7 @@ def test_a_client_that_is_cut_off_in_the_moment_of_its_turn_is_not_served(overlo
 
     assert overloaded.model.asked == []
     assert overloaded.counted(ABANDONED) == 1
-    assert overloaded.gate.queue._admission.estimated_wait == 0
+    assert overloaded.here.lane.queue._admission.estimated_wait == 0
 
 
 def test_a_client_that_has_said_its_last_gets_every_reply(overloaded: Overloaded) -> None:
@@ -526,7 +526,7 @@ def test_reading_what_was_unread_does_not_hasten_a_turn(overloaded: Overloaded) 
     connection.protocol.pause_writing()
     connection.protocol.resume_writing()
     assert replies(connection) == []
-    assert overloaded.gate.queue._admission.estimated_wait == TAKES
+    assert overloaded.here.lane.queue._admission.estimated_wait == TAKES
 
     connection.settle()
     assert replies(connection) == [OK]
@@ -575,7 +575,7 @@ def test_a_connection_of_which_one_request_was_answered_and_another_is_in_the_qu
     overloaded: Overloaded,
 ) -> None:
     [connection] = overloaded.waiting(SLOW + HEALTH + SLOW)
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
     assert replies(connection) == [OK, OK]
     connection.protocol.sweep(overloaded.clock.now + LONG)
 
@@ -622,7 +622,7 @@ def test_when_memory_is_short_the_first_that_waits_is_refused_and_the_connection
     assert b"connection: close" in connection.transport.written
     assert overloaded.model.asked == []
     assert overloaded.gate.held == 0
-    assert overloaded.gate.queue._admission.estimated_wait == 0
+    assert overloaded.here.lane.queue._admission.estimated_wait == 0
     assert overloaded.counted(SHED, "buffers") == 1
 
 

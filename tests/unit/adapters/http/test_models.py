@@ -14,6 +14,7 @@ from tests.unit.log import Log
 from tests.unit.models import AGE, CHURN, MONTH, SCORE, FakeLoader, FakeModel, constant, outputs
 from weighbridge.adapters.http.models import ModelHost
 from weighbridge.adapters.metrics import REQUEST
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import read
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.batch import Batch, Outputs
@@ -35,6 +36,7 @@ SHAPES = Signature(
     (Column(name="income", kind=Kind.FLOAT, nullable=True), Column(name="pixels", kind=Kind.INT, width=3)),
     (Column(name="hidden", kind=Kind.FLOAT, width=2),),
 )
+SLICE_ROWS = 1000
 ABOUT = {"status": "success", "model": "churn", "version": "1"}
 
 
@@ -59,7 +61,9 @@ class Service:
 
     def activate(self, name: str, version: str) -> None:
         """Make a version live."""
-        self.host.install(self.host.open(name, version))
+        portal = self.client.portal
+        assert portal is not None
+        portal.call(self.host.install, self.host.open(name, Placed(version, SLICE_ROWS)))
 
 
 @contextmanager
@@ -68,7 +72,7 @@ def serving(log: Log, *models: FakeModel, **settings: Any) -> Iterator[Service]:
     container = log.container(**settings)
     loader = FakeLoader({("churn", str(number)): model for number, model in enumerate(models, 1)})
     container.loader.override(providers.Object(loader))
-    container.live.override(providers.Object({"churn": "1"}))
+    container.live.override(providers.Object({"churn": Placed("1", SLICE_ROWS)}))
     app = create_app(container)
     with TestClient(app) as client:
         yield Service(app, client, container.models())
@@ -537,6 +541,7 @@ def test_a_model_has_a_page_with_its_signature_and_its_versions(own_churn: Servi
         "live": "1",
         "previous": "0.9",
         "reason": None,
+        "calls": None,
         "inputs": [
             {**defaults, "name": "age", "type": "int", "minimum": 18.0, "maximum": 90.0},
             {**defaults, "name": "signup_month", "type": "string", "categories": ["June", "July"]},
