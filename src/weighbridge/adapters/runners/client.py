@@ -68,12 +68,12 @@ class _Connection(asyncio.Protocol):
         self.rows = 0
         self.unannounced = 0
         self.call: tuple[int, float] | None = None
-        self.transport: asyncio.WriteTransport
+        self.transport: asyncio.Transport
 
     @override
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self._client.connected(self)
+        transport.pause_reading()  # until the loop has made it: uvloop would close the socket twice before
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -162,8 +162,7 @@ class RunnerClient:
         self._board.add(-requests, -rows)
         self._board = board
         self._unavailable = None
-        loop = asyncio.get_running_loop()
-        connecting = loop.create_task(loop.create_unix_connection(lambda: _Connection(self, instance), sock=end))
+        connecting = asyncio.get_running_loop().create_task(self._connect(end, instance))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
 
@@ -181,40 +180,47 @@ class RunnerClient:
 
     # What connections tell
 
-    def connected(self, connection: _Connection) -> None:
-        """Another runner can be asked."""
-        self._connections.append(connection)
-        self._send()
-        self._end_if_idle()
-
     def heed(self, connection: _Connection, frame: Frame) -> None:
         """Take what a runner says. Raises BrokenFrame."""
         match frame.word:
             case Word.ANNOUNCE:
                 self._announced(connection, frames.announced(frame.payload))
             case Word.ANSWER:
-                asked = self._taken(connection, frame.number)
-                self._answered(asked.request, frames.answered(frame.payload, self.signature, asked.rows))
+                asked = self._called(connection, frame.number)
+                outputs = frames.answered(frame.payload, self.signature, asked.rows)
+                self._take(connection, frame.number)
+                self._answered(asked.request, outputs)
             case Word.FAIL:
-                asked = self._taken(connection, frame.number)
-                _fail(asked.request, self._error(asked, frames.failed(frame.payload)))
+                asked = self._called(connection, frame.number)
+                error = self._error(asked, frames.failed(frame.payload))
+                self._take(connection, frame.number)
+                _fail(asked.request, error)
             case _:
                 raise BrokenFrame("expected what a runner says, got what a worker does")
         self._send()
 
     def lost(self, connection: _Connection) -> None:
         """A runner has ended: what it had announced has failed, the rest waits for another, before all else."""
-        if connection in self._connections:
-            self._connections.remove(connection)
+        self._connections.remove(connection)
         for asked in reversed(connection.asked.values()):
             if asked.announced:
                 _fail(asked.request, ModelCrashed())
+            elif self._unavailable is not None:
+                _fail(asked.request, ModelUnavailable(self._unavailable))
             elif not asked.request.future.done():
                 self._waiting.appendleft(asked.request)
         connection.asked.clear()
         self._send()
 
     # Inside
+
+    async def _connect(self, end: socket.socket, instance: int) -> None:
+        loop = asyncio.get_running_loop()
+        transport, connection = await loop.create_unix_connection(lambda: _Connection(self, instance), sock=end)
+        transport.resume_reading()
+        self._connections.append(connection)
+        self._send()
+        self._end_if_idle()
 
     def _wait(self, requests: int, rows: int) -> float:
         calls = ceil(rows / self.terms.max_batch_rows) if self.terms.shares else requests
@@ -259,11 +265,16 @@ class RunnerClient:
             if not asked.request.answers:
                 self._waited(now - asked.request.came)
 
-    def _taken(self, connection: _Connection, number: int) -> _Asked:
-        """A request whose call has ended, or which was dropped before. Raises BrokenFrame."""
-        asked = connection.asked.pop(number, None)
+    def _called(self, connection: _Connection, number: int) -> _Asked:
+        """A request of a call that has ended, or one that was dropped before. Raises BrokenFrame."""
+        asked = connection.asked.get(number)
         if asked is None or not (asked.announced or asked.request.future.cancelled()):
             raise BrokenFrame("expected the number of a request of the call, got another")
+        return asked
+
+    def _take(self, connection: _Connection, number: int) -> None:
+        """Have a request off a runner's hands."""
+        asked = connection.asked.pop(number)
         connection.rows -= asked.rows
         if not asked.announced:
             connection.unannounced -= asked.rows
@@ -271,7 +282,6 @@ class RunnerClient:
             rows, began = connection.call
             connection.call = None
             self._pace.observe(rows, perf_counter() - began)
-        return asked
 
     def _answered(self, request: _Request, outputs: Outputs) -> None:
         if request.future.done():
