@@ -140,6 +140,8 @@ class Alone:
         self._opening = Opening(self._plane.models)
         self._plane.models.supervise(self._rollouts.broken)
         for hosted in self._rollouts.hosted:
+            if hosted.unavailable is not None:
+                self.put_out(hosted)
             for runner in hosted.ready:
                 self.connect(hosted, runner)
         self.tell()

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -11,10 +10,11 @@ import pytest
 from fastapi import FastAPI
 
 from tests.starving import open_files, room_for
+from tests.unit.server.opened import Asked, FakeModels, application
 from tests.waiting import DEADLINE
 from weighbridge.adapters.lending import lent
-from weighbridge.adapters.runners.terms import Placed, Supervision, Terms
-from weighbridge.application.catalogue import Catalogue, ModelEntry
+from weighbridge.adapters.runners.terms import Placed, Terms
+from weighbridge.application.catalogue import ModelEntry
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
@@ -47,48 +47,6 @@ def test_a_worker_whose_supervisor_is_gone_ends(ends: tuple[Channel, Channel]) -
 PLACED = Placed("1", 1, Terms(3, 2, 256, shares=True, call_seconds=0.001, row_seconds=0.0001), "manifest")
 
 
-class FakeModels:
-    """Models of an application, of which version 2 of m cannot be opened and version 3 takes until it is told."""
-
-    def __init__(self) -> None:
-        self.installed: list[str] = []
-        self.dropped: list[str] = []
-        self.told: list[Catalogue] = []
-        self.placed: list[Placed] = []
-        self.connected: list[tuple[int, int, int, bytes, bytes]] = []
-        self.out: list[tuple[int, str]] = []
-        self.opening, self.go_on = threading.Event(), threading.Event()
-
-    def open(self, name: str, placed: Placed) -> str:
-        self.placed.append(placed)
-        if placed.version == "2":
-            raise ModelRefused(f"models/{name}/{placed.version}: it is broken")
-        if placed.version == "3":
-            self.opening.set()
-            assert self.go_on.wait(DEADLINE)
-        return f"{name} {placed.version}"
-
-    def install(self, opened: str) -> None:
-        self.installed.append(opened)
-
-    def drop(self, opened: str) -> None:
-        self.dropped.append(opened)
-
-    def connect(self, number: int, end: socket.socket, instance: int, board: int, slot: int) -> None:
-        with end:
-            self.connected.append((number, instance, slot, end.recv(100), os.pread(board, 100, 0)))
-        os.close(board)
-
-    def put_out(self, number: int, reason: str) -> None:
-        self.out.append((number, reason))
-
-    def supervise(self, broken: Supervision) -> None:
-        self.broken = broken
-
-    def tell(self, catalogue: Catalogue) -> None:
-        self.told.append(catalogue)
-
-
 class Directed:
     """A worker that has started, and the supervisor's end of its channel."""
 
@@ -118,14 +76,9 @@ class Directed:
 @asynccontextmanager
 async def directed(ends: tuple[Channel, Channel], lineup: Lineup) -> AsyncIterator[Directed]:
     models = FakeModels()
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, FakeModels]]:
-        yield {"models": models}
-
     supervisors, ours = ends
     scoreboard = Scoreboard.create()
-    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ours, Settings(), scoreboard, lineup)
+    worker = Worker(lambda *_: application(models), ours, Settings(), scoreboard, lineup)
     worker.plane.config.load()
     worker.plane.lifespan = worker.plane.config.lifespan_class(worker.plane.config)
     await worker.plane.startup(sockets=[])
@@ -195,7 +148,7 @@ def test_a_worker_asks_the_runners_that_it_is_told_of(ends: tuple[Channel, Chann
             async with directed(ends, Lineup()) as on:
                 on.say(Word.RUNNER, "3 1 0", [near.fileno(), board])
                 counts = os.pread(board, 100, 0)
-                assert on.models.connected == [(3, 1, 0, b"runner 1", counts)]
+                assert on.models.connected == [Asked(3, 1, 0, b"runner 1", counts)]
 
     asyncio.run(main())
 
