@@ -112,9 +112,10 @@ class RunnerProcess:
         os.close(self._errors)
         if self._pidfd is not None:
             os.close(self._pidfd)
+            self._pidfd = None
         ending = self._ending(code, last_error)
         if not self.report.done():
-            self.report.set_exception(ModelRefused(self._refusal(ending)))
+            self.report.set_exception(ModelRefused(self._refusal(ending, last_error)))
             self.report.exception()  # nobody may be waiting for it
         self.ended.set_result(ending)
 
@@ -152,11 +153,11 @@ class RunnerProcess:
             words = f"ended with code {code}"
         return Ending(words, of_memory)
 
-    def _refusal(self, ending: Ending) -> str:
+    def _refusal(self, ending: Ending, last_error: str) -> str:
         """Why it did not open its version."""
         path = f"models/{self._order.name}/{self._order.version}"
         if ending.of_memory:
-            reason = (self._told or ("", _last_line(self._errors)))[1]
+            reason = (self._told or ("", last_error))[1]
             limit = f"{self._order.memory} bytes of memory, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
             return f"{path}: expected to be opened within {limit}, got more: {reason}"
         if self._told is not None:
