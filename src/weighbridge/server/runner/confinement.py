@@ -11,6 +11,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _UNLIMITED = 2**63 - 1  # what -1, for no limit at all, comes to
+_SIGNS = ("bad_alloc", "allocate memory", "out of memory")
 _SOONER_THAN_OTHERS = "500"  # from -1000 to 1000: the kernel takes runners before workers
 
 
@@ -37,9 +38,16 @@ def confine(memory_bytes: int, descriptors: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(_SOONER_THAN_OTHERS, "ascii")
 
 
-def is_of_memory(exc: BaseException | None) -> bool:
+def is_of_memory(exc: BaseException) -> bool:
     """Whether there was not enough memory, as far as a library lets one know."""
+    try:
+        return _is_of_memory(exc)
+    except BaseException:  # noqa: BLE001  # an error of a model's own that cannot be told, or is its own cause
+        return False
+
+
+def _is_of_memory(exc: BaseException | None) -> bool:
     if exc is None:
         return False
-    signs = ("bad_alloc", "allocate memory", "out of memory")
-    return isinstance(exc, MemoryError) or any(sign in str(exc) for sign in signs) or is_of_memory(exc.__cause__)
+    text = str(exc)
+    return isinstance(exc, MemoryError) or any(sign in text for sign in _SIGNS) or _is_of_memory(exc.__cause__)

@@ -36,7 +36,7 @@ class _Peer:
         end.setblocking(False)
         self.end = end
         self.inbox = Inbox(_MOST_BYTES)
-        self.unsent = b""
+        self.unsent = bytearray()
 
     def send(self, frame: bytes) -> None:
         """Send a frame, or as much of it as can be sent now, and the rest later."""
@@ -46,11 +46,11 @@ class _Peer:
     def flush(self) -> None:
         """Send what is left."""
         try:
-            self.unsent = self.unsent[self.end.send(self.unsent) :]
+            del self.unsent[: self.end.send(self.unsent)]
         except BlockingIOError:
             return
         except OSError:  # it is gone, which the next look finds out
-            self.unsent = b""
+            self.unsent.clear()
 
 
 class _Asked(NamedTuple):
@@ -192,9 +192,8 @@ class Runner:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
                 else:
-                    failure = _failure(exc)
-                    answers = [frames.fail(asked.number, failure) for asked in part]
-                    self._send_all(part, answers)
+                    failure = _failure(exc) if len(part) == 1 else Failure(_told(exc))  # whose row it is, nobody knows
+                    self._send_all(part, [frames.fail(asked.number, failure) for asked in part])
             else:
                 self._send_all(part, answers)
 
