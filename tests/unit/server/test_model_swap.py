@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from tests.unit.log import Log
 from tests.unit.models import CHURN, FakeModel, constant, outputs
 from tests.unit.server.behind_gate import Connection, Served, served
+from weighbridge.adapters.http import models
+from weighbridge.adapters.metrics import REQUEST
+from weighbridge.adapters.series import read
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
 
@@ -207,6 +210,76 @@ def test_a_version_that_failed_is_freed_like_any_other(log: Log) -> None:
         gc.collect()
 
         assert old() is None
+
+
+def counted(log: Log) -> set[str]:
+    """The versions of the model of which there are series."""
+    keys = (key for key, _ in read(log.memory))
+    return {key[key.index("churn") + 1] for key in keys if "churn" in key}
+
+
+def test_the_series_of_a_version_are_kept_for_some_time_after_its_end(log: Log, here: Served) -> None:
+    here.activate("2")
+    here.look()
+
+    assert counted(log) == {"1", "2"}
+
+
+def test_the_series_of_a_version_are_given_up_some_time_after_its_end(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    here.activate("2")
+    here.look()
+
+    assert counted(log) == {"2"}
+
+
+def test_the_series_of_a_version_that_is_live_again_are_kept(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    one, two = (here.models.open("churn", here.placed[version]) for version in "12")
+
+    async def there_and_back() -> None:
+        here.models.install(two)
+        here.models.install(one)
+
+    here.loop.run_until_complete(there_and_back())
+    here.look()
+
+    assert counted(log) == {"1"}
+
+
+def test_a_version_that_is_opened_while_its_series_are_given_up_is_counted_in_series_of_its_own(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    connection = here.connect()
+    connection.feed(asking())
+    one = here.models.open("churn", here.placed["1"])
+    here.activate("2")
+    here.look()
+    assert counted(log) == {"2"}
+
+    async def install() -> None:
+        here.models.install(one)
+
+    here.loop.run_until_complete(install())
+    connection.feed(asking())
+
+    requests = {key[3]: sum(values[:-1]) for key, values in read(log.memory) if key[0] == REQUEST}
+    assert requests == {"1": 1}
+
+
+def test_a_version_that_is_loaded_anew_keeps_its_series(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    here.activate("1")
+    here.look()
+
+    assert counted(log) == {"1"}
 
 
 def test_versions_that_come_and_go_lose_no_request(road: Served) -> None:

@@ -22,6 +22,7 @@ from weighbridge.adapters.runners.client import RunnerClient, RunnerClients
 from weighbridge.adapters.runners.terms import Board, Placed, Supervision
 from weighbridge.adapters.stock import golden_of, golden_row
 from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.application.admission import ServiceTime
 from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntry, VersionState
 from weighbridge.application.inline import Inline
 from weighbridge.application.ports import ModelLoader, Scorer
@@ -74,6 +75,7 @@ class ModelHost:
         self._opened: Mapping[str, Opened] = {}
         self._document: bytes | None = None
         self._told: Catalogue = {}
+        self._ended: dict[Model, asyncio.TimerHandle] = {}
         self.on_install: Callable[[Opened], None] = lambda _: None
 
     @property
@@ -99,6 +101,7 @@ class ModelHost:
         served = Served(name, version, scorer, max_rows=self._max_rows)
         types = SignatureTypes(name, version, served.signature)
         done = steps(served, types, None if client is None else client.admit)
+        service_time = ServiceTime()
         routes = {
             template: CompiledRoute(
                 done.compiled(template, label, self._telemetry),
@@ -106,6 +109,7 @@ class ModelHost:
                 label,
                 waits,
                 is_remote=client is not None,
+                service_time=service_time,
             )
             for template in (LIVE, VERSIONED)
         }
@@ -118,15 +122,18 @@ class ModelHost:
         self._opened = {**self._opened, opened.served.name: opened}
         self._document = None
         self.on_install(opened)
+        if opened.label in self._ended:  # it is live again
+            self._ended.pop(opened.label).cancel()
         if former is not None:
             self.drop(former)
             if former.label != opened.label:
-                asyncio.get_running_loop().call_later(SERIES_KEPT_SECONDS, self._forget, former.label)
+                loop = asyncio.get_running_loop()
+                self._ended[former.label] = loop.call_later(SERIES_KEPT_SECONDS, self._forget, former.label)
 
     def _forget(self, label: Model) -> None:
-        """Give up the series of a version, unless it is live again."""
-        if self.live.get(label.name) != label.version:
-            self._telemetry.metrics.forget(label)
+        """Give up the series of a version that has ended some time ago."""
+        del self._ended[label]
+        self._telemetry.metrics.forget(label)
 
     def drop(self, opened: Opened) -> None:
         """Ask the runners of a version no more, once what they have in hand is answered."""
