@@ -619,7 +619,7 @@ class GateProtocol(HttpToolsProtocol):
 
     def _arrived(self, reply: "asyncio.Task[Reply]") -> None:
         """Give a reply that came later, unless nobody waits for it any more."""
-        if reply is not self._later:
+        if reply is not self._later or reply.cancelled():  # as when the event loop ends
             return
         self._later = None
         request = self._waiting.popleft()
