@@ -1,10 +1,10 @@
 """What a runner is told to open, and what it tells of it."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 _SLICE_SECONDS = 0.005
 _MOST_SLICE_ROWS = 1_000_000
@@ -34,9 +34,9 @@ class Report:
     A call of n rows takes about `call_seconds` and n times `row_seconds`, `one_row_seconds` for a single one.
     """
 
-    golden: int
-    call_seconds: float
-    row_seconds: float
+    golden: Annotated[int, Field(ge=0)]
+    call_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    row_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property
     def one_row_seconds(self) -> float:

@@ -422,6 +422,9 @@ def test_answers_that_a_worker_is_slow_to_read_hold_up_no_other() -> None:
         other.announced()
         assert other.answer() == (2, [2.0])
         slow.ask(3, 3)
+        other.ask(4, 4)
+        other.announced()
+        assert other.answer() == (4, [4.0])
 
         assert slow.answer() == (1, [float(x) for x in many])
         slow.announced()
