@@ -84,19 +84,20 @@ def main() -> int:
     try:
         check_tools()
         with TemporaryDirectory() as directory:
-            cases = list(_cases(Path(directory)))
-            figures = {case.name: _measure(case, Path(directory)) for case in cases}
+            packaged = list(cases(Path(directory)))
+            figures = {case.name: _measure(case, Path(directory)) for case in packaged}
     except BenchmarkFailed as exc:
         sys.stderr.write(f"benchmark failed: {exc}\n")
         return 1
-    table = _as_markdown(cases, figures)
+    table = _as_markdown(packaged, figures)
     sys.stdout.write(table)
     if publishing:
         publish("runtimes", table)
-    return 0 if all(figures[case.name].added < _WANTED_US or case.needs_frame for case in cases) else 1
+    return 0 if all(figures[case.name].added < _WANTED_US or case.needs_frame for case in packaged) else 1
 
 
-def _cases(models: Path) -> Iterator[Case]:
+def cases(models: Path) -> Iterator[Case]:
+    """The cases, packaged into a directory of models."""
     features, classes = load_breast_cancer(return_X_y=True)
     row = features[:1]
     vector = {"features": row[0].tolist()}
@@ -253,9 +254,9 @@ class _Answers(asyncio.Protocol):
         self._transport.write(_ANSWER)
 
 
-def _as_markdown(cases: list[Case], figures: Mapping[str, Figures]) -> str:
+def _as_markdown(packaged: list[Case], figures: Mapping[str, Figures]) -> str:
     rows = [["model", "own call", "request", "added by Weighbridge"], ["---"] * 4]
-    for case in sorted(cases, key=lambda case: case.needs_frame):
+    for case in sorted(packaged, key=lambda case: case.needs_frame):
         found = figures[case.name]
         name = f"{case.name} (a data frame is made)" if case.needs_frame else case.name
         rows.append([name, f"{found.own:.0f} us", f"{found.request:.0f} us", f"{found.added:.0f} us"])
