@@ -3,6 +3,7 @@
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -102,25 +103,37 @@ def _lead_to(lane: Lane, opened: Opened) -> None:
 async def _opened_models(models: ModelHost, container: Container) -> AsyncIterator[None]:
     """Have all models answer meanwhile; without a supervisor, with runners of this process. Raises ModelRefused."""
     live = container.live()
-    await _install(models, EMBEDDED.name, Placed(EMBEDDED.version, _EMBEDDED_SLICE_ROWS))
-    if live is not None:
-        for name, placed in live.items():
-            await _install(models, name, placed)
-        yield
-        return
+    try:
+        await _install(models, EMBEDDED.name, Placed(EMBEDDED.version, _EMBEDDED_SLICE_ROWS))
+        if live is None:
+            async with _own_runners(models, container):
+                yield
+        else:
+            for name, placed in live.items():
+                await _install(models, name, placed)
+            yield
+    finally:
+        await container.clients().close()
+
+
+@asynccontextmanager
+async def _own_runners(models: ModelHost, container: Container) -> AsyncIterator[None]:
+    """Open all models that the repository has live, with runners that end in the end. Raises ModelRefused."""
     runners = Runners(container.settings(), container.logger())
     runners.came = partial(connect, models)
     runners.gone = lambda hosted: models.put_out(hosted.number, hosted.unavailable or "")
     models.supervise(runners.broken)
     found = await to_thread(container.repository().scan)
     wanted = stock.wanted(found)
-    models.tell(stock.catalogue(found, wanted))
+    told = dict(stock.catalogue(found, wanted))
     try:
         for name, version in wanted.items():
             hosted = await runners.open(name, version, found[name].options(version))
+            told[name] = replace(told[name], calls=hosted.entry())
             await _install(models, name, hosted.placed)
             for runner in hosted.ready:
                 connect(models, hosted, runner)
+        models.tell(told)
         yield
     finally:
         await runners.close()

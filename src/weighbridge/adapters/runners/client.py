@@ -178,6 +178,11 @@ class RunnerClient:
         self._retired = True
         self._end_if_idle()
 
+    def close(self) -> None:
+        """End the connections, whatever is in hand."""
+        for connection in self._connections:
+            connection.transport.abort()
+
     # What connections tell
 
     def heed(self, connection: _Connection, frame: Frame) -> None:
@@ -346,8 +351,16 @@ class RunnerClients:
 
     def retire(self, client: RunnerClient) -> None:
         """Forget a client, which ends when nothing is in hand."""
-        self._clients.pop(client.terms.number, None)
+        if self._clients.get(client.terms.number) is client:
+            del self._clients[client.terms.number]
         client.retire()
+
+    async def close(self) -> None:
+        """Hang up on all runners; their numbers may be given to others from now on."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+        await asyncio.sleep(0)  # the turn of the loop in which connections end
 
     def _broken(self, number: int, instance: int, reason: str) -> None:
         if self.supervision is not None:
