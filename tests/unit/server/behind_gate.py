@@ -168,6 +168,7 @@ class Served:
         placed: Mapping[str, Placed],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self.app = app
         self.gate = gate
         self.placed = placed
         self.lane: Lane = started["lane"]

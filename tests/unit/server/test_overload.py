@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Clock, Connection, Served, served
+from tests.waiting import until
 from weighbridge.adapters.http.fast_route import CompiledRoute
+from weighbridge.adapters.http.health import health
+from weighbridge.adapters.http.prediction import predict
 from weighbridge.adapters.http.problems import Reply
 from weighbridge.adapters.metrics import ABANDONED, EXPIRED, QUEUE_WAIT, REQUEST, SHED
 from weighbridge.adapters.series import SECONDS, read
@@ -26,6 +29,7 @@ MAX_WAIT_MS = 20
 LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(GOOD)
 SLOW = LANE + b"\r\n" + GOOD
 HASTY = LANE + b"X-Request-Timeout-Ms: 12\r\n\r\n" + GOOD
+ROAD = SLOW.replace(b"/predict", b"/predict?y=1")
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 OVERLOADED, NOT_FOUND, LATE = "503 overloaded", "404 not_found", "504 deadline_exceeded"
@@ -63,7 +67,7 @@ class Overloaded:
         before = here.lane.routes[target]
         self.route = CompiledRoute(model, before.metrics, before.model, before.waits)
         self.route.service_time.mean = TAKES
-        here.lane.routes[target] = self.route
+        here.lane.routes[target] = here.app.state.calls[predict] = self.route
 
     def waiting(self, *requests: bytes) -> list[Connection]:
         """Connections, each with one of the requests; nothing of the queue has been served."""
@@ -278,6 +282,98 @@ def test_what_is_known_of_a_head_holds_while_its_requests_wait_or_are_refused(ov
     queued.settle()
     assert replies(refused) == [OVERLOADED] * 2
     assert replies(queued) == [OK] * 2
+
+
+# The ordinary road
+
+
+def test_the_ordinary_road_refuses_what_would_wait_too_long_and_its_connections_go_on(overloaded: Overloaded) -> None:
+    connections = overloaded.waiting(*[ROAD] * 8)
+    for connection in connections:
+        connection.settle()
+
+    assert [replies(connection) for connection in connections] == [[OK]] * 5 + [[OVERLOADED]] * 3
+    refused = connections[5:]
+    assert all(re.search(rb"\r\nretry-after: [123]\r\n", client.transport.written) for client in refused)
+    assert not any(client.transport.closing for client in refused)
+    assert overloaded.counted(SHED, "queue") == 3
+    assert overloaded.counted(REQUEST, "503") == 3
+
+
+def test_both_roads_refuse_by_the_same_words(overloaded: Overloaded) -> None:
+    *_, lane = overloaded.waiting(*[named("mine")] * 6)
+    lane.settle()
+    *_, road = overloaded.waiting(*[named("mine", ROAD)] * 6)
+    road.settle()
+
+    assert road.transport.written.partition(b"\r\n\r\n")[2] == lane.transport.written.partition(b"\r\n\r\n")[2]
+    assert replies(road) == replies(lane) == [OVERLOADED]
+
+
+def test_the_log_has_one_line_of_refusals_on_the_ordinary_road(log: Log, overloaded: Overloaded) -> None:
+    for connection in overloaded.waiting(*[ROAD] * 8):
+        connection.settle()
+    overloaded.clock.now += 1.1
+    for connection in overloaded.waiting(*[ROAD] * 6):
+        connection.settle()
+
+    until(lambda: len(log.of("requests_turned_away")) > 1)
+    assert [line["count"] for line in log.of("requests_turned_away")] == [1, 3]
+    assert not log.of("request")
+
+
+def test_what_waits_on_the_fast_lane_counts_for_the_ordinary_road(overloaded: Overloaded) -> None:
+    overloaded.waiting(*[SLOW] * 3)
+    [road] = overloaded.waiting(HASTY.replace(b"/predict", b"/predict?y=1"))
+    road.settle()
+
+    assert replies(road) == [OVERLOADED]
+
+
+def test_what_waits_on_the_ordinary_road_counts_for_the_fast_lane(overloaded: Overloaded) -> None:
+    overloaded.waiting(*[ROAD] * 5)
+    overloaded.here.look(1)
+    [lane] = overloaded.waiting(HASTY)
+
+    assert replies(lane) == [OVERLOADED]
+
+
+def test_how_long_a_request_waited_on_the_ordinary_road_is_counted(overloaded: Overloaded) -> None:
+    for connection in overloaded.waiting(ROAD, ROAD, ROAD):
+        connection.settle()
+
+    assert overloaded.counted(QUEUE_WAIT, "default", "embedded") == 3
+    assert overloaded.seconds(QUEUE_WAIT, "default", "embedded") == pytest.approx(3 * TAKES)
+
+
+def test_a_model_that_only_the_ordinary_road_asks_is_found_to_be_slow(overloaded: Overloaded) -> None:
+    overloaded.route.service_time.mean = 0.0
+    connection = overloaded.here.connect()
+    for _ in range(20):
+        connection.feed(ROAD)
+    assert overloaded.route.service_time.mean == pytest.approx(TAKES, rel=0.6)
+
+    for client in overloaded.waiting(*[ROAD] * 12):
+        client.settle()
+    assert overloaded.counted(SHED, "queue") > 0
+
+
+def test_probes_on_the_ordinary_road_never_wait(overloaded: Overloaded) -> None:
+    overloaded.here.app.state.calls[health].service_time.mean = LONG
+    overloaded.waiting(*[SLOW] * 5)
+    [probe] = overloaded.waiting(HEALTH.replace(b"/health", b"/health?y=1"))
+    probe.settle()
+
+    assert replies(probe) == [OK]
+
+
+def test_a_model_that_fails_in_its_turn_on_the_ordinary_road_holds_up_nobody(overloaded: Overloaded) -> None:
+    connections = overloaded.waiting(ROAD, ROAD, SLOW)
+    overloaded.model.fails = True
+    for connection in connections:
+        connection.settle()
+
+    assert [replies(connection) for connection in connections] == [["500 internal_error"]] * 3
 
 
 # Deadlines

@@ -251,25 +251,30 @@ async def answer(route: CompiledRoute, request: Request, *, takes_body: bool = T
     headers, request_id = joined(request.scope["headers"]), request.state.request_id
     body = await _read(request) if takes_body else b""
     deadline: float = request.state.deadline
-    if route.is_quick:
-        return as_response(await _now_or_later(route.call(headers, body, request_id, deadline)))
+    waits = route.waits
+    if waits is None or route.is_quick:
+        return as_response(await _called(route, headers, body, request_id, deadline))
     queue: Queue = request.app.state.container.queue()
     came = perf_counter()
     try:
         async with queue.turn(route.service_time, deadline - came):
-            began = perf_counter()
-            if route.waits is not None:
-                route.waits.observe(began - came)
-            reply = await _now_or_later(route.call(headers, body, request_id, deadline))
-            route.service_time.observe(perf_counter() - began)
+            waits.observe(perf_counter() - came)
+            reply = await _called(route, headers, body, request_id, deadline)
     except Overloaded:
         request.app.state.container.telemetry().shed("queue")
         reply = overloaded(request_id)
     return as_response(reply)
 
 
-async def _now_or_later(reply: Reply | asyncio.Task[Reply]) -> Reply:
-    return reply if isinstance(reply, tuple) else await reply
+async def _called(route: CompiledRoute, *asked: Any) -> Reply:
+    """The reply, once it is there; how long it took is taken into account, unless it took that elsewhere."""
+    began = perf_counter()
+    reply = route.call(*asked)
+    if not isinstance(reply, tuple):
+        reply = await reply
+    if not route.is_remote:
+        route.service_time.observe(perf_counter() - began)
+    return reply
 
 
 def compile_routes(app: FastAPI) -> list[tuple[FastRoute, CompiledRoute]]:
