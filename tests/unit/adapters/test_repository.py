@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.starving import open_files
-from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
@@ -116,24 +115,6 @@ def test_an_artefact_is_the_bytes_that_were_checked(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
 
     assert repository.artefact("churn", "1", repository.manifest("churn", "1")).read() == b"[5.0, 6.0]"
-
-
-def test_what_was_read_already_is_not_read_again(tmp_path: Path) -> None:
-    directory = place(tmp_path, "churn/1", b"[5.0, 6.0]")
-    repository = Repository(tmp_path)
-    (directory / "weights.json").unlink()
-
-    read = Artefact.of(b"[5.0, 6.0]")
-
-    assert repository.artefact("churn", "1", repository.manifest("churn", "1"), read) is read
-
-
-def test_what_was_read_has_to_be_what_the_manifest_tells_of(tmp_path: Path) -> None:
-    place(tmp_path, "churn/1")
-    repository = Repository(tmp_path)
-
-    with pytest.raises(ModelRefused, match=r"^models/churn/1/weights.json: expected the sha256 [0-9a-f]{64}, got"):
-        repository.artefact("churn", "1", repository.manifest("churn", "1"), Artefact.of(b"[1.0, 3.0]"))
 
 
 def test_an_artefact_of_more_than_there_may_be_is_not_read(tmp_path: Path) -> None:
