@@ -442,9 +442,9 @@ class Rollouts:
             raise Stopping
         standing = self._standings[name]
         hosted = standing.hosted
-        if wanted != standing.served:
+        if hosted is None or wanted != standing.served:
             hosted = await self._agree(name, wanted)
-        elif hosted is not None:
+        else:
             await self._openings.revive(hosted)
         self._decided = asyncio.current_task()
         try:
@@ -457,7 +457,7 @@ class Rollouts:
         hosted = await self._agree(name, wanted)
         await self._serve(self._standings[name], hosted)
 
-    async def _decide(self, name: str, wanted: Wanted, hosted: Hosted | None, *, pin: bool) -> Outcome:
+    async def _decide(self, name: str, wanted: Wanted, hosted: Hosted, *, pin: bool) -> Outcome:
         """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
         standing, version = self._standings[name], wanted.version
         previous = standing.previous if version == standing.live else standing.live
@@ -469,7 +469,7 @@ class Rollouts:
             self._logger.info("model_live", model=name, version=version, previous=previous, persisted=persisted)
         return Outcome(name, version, previous, persisted)
 
-    async def _serve(self, standing: _Standing, hosted: Hosted | None) -> None:
+    async def _serve(self, standing: _Standing, hosted: Hosted) -> None:
         """Have all serve what they have prepared, and what they served before be asked no more."""
         former, standing.hosted = standing.hosted, hosted
         self._line_up()

@@ -232,8 +232,8 @@ def test_under_another_server_a_version_that_is_out_of_service_says_so(served: S
 def test_a_model_that_cannot_be_opened_stops_the_start_and_leaves_no_process(log: Log, tmp_path: Path) -> None:
     (trained(tmp_path) / NAME / "1" / "model.skops").write_bytes(b"no model")
     children = _children()
-    with pytest.raises(ModelRefused, match="expected the sha256"), serving(log, models=str(tmp_path)):
-        pass
+    with pytest.raises(ModelRefused, match="expected the sha256"), ExitStack() as stack:
+        stack.enter_context(serving(log, models=str(tmp_path)))
 
     assert _children() == children
 
