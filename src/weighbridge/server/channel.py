@@ -84,6 +84,8 @@ class Channel:
     def receive(self) -> Message:
         """The next message. Raises BlockingIOError when there is none yet, EOFError once the other end is gone.
 
+        Raises ValueError for what is no message; it is gone then, with all that it brought.
+
         Raises NoRoom when it brings connections that find none: it stays where it is, for whoever shares this end, or
         for later. Any other message comes without the descriptors that find no room.
         """
@@ -102,7 +104,11 @@ class Channel:
             _close(descriptors)
             descriptors = []
         word, _, text = taken.partition(b" ")
-        return Word(word), text.decode(), descriptors
+        try:
+            return Word(word), text.decode(), descriptors
+        except ValueError:
+            _close(descriptors)
+            raise
 
     def _look(self) -> tuple[bytes, list[int], bool]:
         """The next message, left where it is; what descriptors it brings, as far as there is room; whether that is all.

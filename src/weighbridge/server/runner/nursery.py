@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -56,15 +57,20 @@ class _Nursery:
 
     def _fork(self, number: str, descriptors: list[int]) -> None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as exc:  # the limit on processes, say
+            for descriptor in descriptors[-1:]:
+                os.write(descriptor, f"OSError: {exc}\n".encode())
+            _close(descriptors)
+            self._channel.send(Word.ENDED, f"{number} 1")
+            return
         if not pid:
             self._channel.close()
-            for descriptor in self._runners:
-                os.close(descriptor)
+            _close(self._runners)
             _be_runner(parent, self._settings, descriptors)
         pidfd = os.pidfd_open(pid)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(descriptors)
         self._runners[pidfd] = pid, number
         self._looks.register(pidfd, select.POLLIN)
         self._channel.send(Word.FORKED, f"{number} {pid}", [pidfd])
@@ -75,6 +81,11 @@ class _Nursery:
         pid, number = self._runners.pop(pidfd)
         os.close(pidfd)
         self._channel.send(Word.ENDED, f"{number} {_bury(pid)}")
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _bury(pid: int) -> int:
@@ -126,7 +137,7 @@ def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Sett
     )
     try:
         runner.run()
-    except OutOfMemory as exc:
+    except (OutOfMemory, MemoryError) as exc:
         control.send(Word.FAILED, f"memory {str(exc)[-_LONGEST_REASON:]}")
     return 0
 

@@ -24,6 +24,8 @@ NURSERY = (sys.executable, "-B", "-m", "weighbridge.entrypoints.nursery")
 
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _MOST_SAID = 16 * 1024
+_MOST_UNHEARD = 16  # messages of a runner that has ended
+_UNHEARD_OF = "told of itself what no runner does"
 _OF_MEMORY = ("MemoryError", "bad_alloc", "Memory allocation", "out of memory")
 
 
@@ -46,6 +48,7 @@ class RunnerProcess:
         self._began = monotonic()
         self._pidfd: int | None = None
         self._verdict: str | None = None
+        self._condemned = False
         self._told: tuple[str, str] | None = None
         with ExitStack() as held, ExitStack() as passed:  # what is held goes if anything fails
             self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
@@ -92,19 +95,30 @@ class RunnerProcess:
     def kill(self, verdict: str | None = None) -> None:
         """End it at once; the verdict is how it ended."""
         self._verdict = self._verdict or verdict
-        if self._pidfd is not None:
-            with suppress(ProcessLookupError):
+        self._condemned = True
+        with suppress(ProcessLookupError):
+            if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            elif self.pid is not None and not self.ended.done():
+                os.kill(self.pid, signal.SIGKILL)
 
-    def born(self, pid: int, pidfd: int) -> None:
-        """It has a process."""
+    def born(self, pid: int, pidfd: int | None) -> None:
+        """It has a process, and a descriptor of that unless there was no room for one."""
         self.pid, self._pidfd = pid, pidfd
-        if self._verdict is not None:
+        if self._condemned:
             self.kill()
+
+    def kill_group(self) -> None:
+        """End what it has started; for a runner whose nursery, which sees to that, has ended."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def buried(self, code: int) -> None:
         """It has come to its end; releases all that is held of it."""
-        self._heed()
+        for _ in range(_MOST_UNHEARD):
+            if not self._heed():
+                break
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._control.fileno())
         self._control.close()
@@ -119,15 +133,20 @@ class RunnerProcess:
             self.report.exception()  # nobody may be waiting for it
         self.ended.set_result(ending)
 
-    def _heed(self) -> None:
-        """Take what it tells of itself."""
+    def _heed(self) -> bool:
+        """Take one thing that it tells of itself; False if there is none. One at a time: it may never stop to tell."""
         try:
-            while True:
-                self._hear(*self._control.receive())
+            message = self._control.receive()
         except BlockingIOError:
-            return
+            return False
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._control.fileno())
+            return False
+        except ValueError:
+            self.kill(_UNHEARD_OF)
+        else:
+            self._hear(*message)
+        return True
 
     def _hear(self, word: Word, text: str, descriptors: Sequence[int]) -> None:
         for descriptor in descriptors:
@@ -139,7 +158,7 @@ class RunnerProcess:
             try:
                 self.report.set_result(Report.read(text))
             except ValueError:
-                self.kill("told of itself what no runner does")
+                self.kill(_UNHEARD_OF)
 
     def _ending(self, code: int, last_error: str) -> Ending:
         of_memory = (self._told or ("", ""))[0] == "memory" or any(sign in last_error for sign in _OF_MEMORY)
@@ -162,7 +181,8 @@ class RunnerProcess:
             return f"{path}: expected to be opened within {limit}, got more: {reason}"
         if self._told is not None:
             return self._told[1]
-        return f"{path}: expected to be opened, got a process that {ending.words}"
+        words = f"{ending.words}: {last_error}" if last_error else ending.words
+        return f"{path}: expected to be opened, got a process that {words}"
 
 
 class Nursery:
@@ -226,7 +246,7 @@ class Nursery:
                 word, text, descriptors = self._channel.receive()
                 number, _, about = text.partition(" ")
                 if word is Word.FORKED:
-                    self._runners[int(number)].born(int(about), descriptors[0])
+                    self._runners[int(number)].born(int(about), next(iter(descriptors), None))
                 elif word is Word.ENDED:
                     self._idle_since = monotonic()
                     self._runners.pop(int(number)).buried(int(about))
@@ -243,6 +263,7 @@ class Nursery:
         runners, self._runners = self._runners, {}
         for runner in runners.values():  # each is killed when its parent ends
             runner.kill("ended with the process that it came from")
+            runner.kill_group()
             runner.buried(-signal.SIGKILL)
         self.on_end()
 
