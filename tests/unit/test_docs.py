@@ -22,6 +22,7 @@ from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
     SHOWN_SETTINGS,
     SUPERVISOR,
+    HostedStatus,
     RunnerStatus,
     WorkerState,
     WorkerStatus,
@@ -184,7 +185,9 @@ def _scraped() -> list[Metric]:
     more = [
         *process_families([worker], {"any": 1}, Settings()),
         *model_families({EMBEDDED.name: EMBEDDED.version}, {(EMBEDDED.name, of, "refused"): 1 for of in OPERATIONS}),
-        *runner_families([RunnerStatus(*EMBEDDED, 0, os.getpid(), 1, 1, 1.0)], {EMBEDDED: 0}, {EMBEDDED: True}),
+        *runner_families(
+            [RunnerStatus(*EMBEDDED, 0, os.getpid(), 1, 1, 1.0)], [HostedStatus(*EMBEDDED, 0, 0, 0, is_available=True)]
+        ),
     ]
     return list(text_string_to_metric_families(Totals().exposition([memory], more).decode()))
 

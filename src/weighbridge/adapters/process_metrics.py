@@ -66,7 +66,19 @@ class RunnerStatus:
     pid: int | None
     calls: int
     rows: int
-    busy: float
+    busy_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostedStatus:
+    """A version that runners answer for: what is in hand for them, and how often one has ended."""
+
+    model: str
+    version: str
+    requests: int
+    rows: int
+    crashes: int
+    is_available: bool
 
 
 class _Usage(NamedTuple):
@@ -116,17 +128,12 @@ def process_families(
     yield InfoMetricFamily("weighbridge_settings", "Settings that say how much is let in.", value=shown)
 
 
-def runner_families(
-    runners: Sequence[RunnerStatus],
-    crashes: Mapping[tuple[str, str], int],
-    available: Mapping[tuple[str, str], bool],
-) -> Iterator[Metric]:
+def runner_families(runners: Sequence[RunnerStatus], versions: Sequence[HostedStatus]) -> Iterator[Metric]:
     """The families of series about runners, and about the versions that they answer for.
 
     Counts are those of processes that run: with each new runner those of its place begin anew.
     """
     of_each = ("model", "version", "runner")
-    labels = [(one, (one.model, one.version, str(one.runner))) for one in runners]
     calls = CounterMetricFamily("weighbridge_runner_calls", "Calls of models.", labels=of_each)
     rows = CounterMetricFamily("weighbridge_runner_rows", "Rows in these calls.", labels=of_each)
     busy = CounterMetricFamily("weighbridge_runner_busy_seconds", "Time in these calls.", labels=of_each)
@@ -134,25 +141,33 @@ def runner_families(
         "weighbridge_runner_resident_memory_bytes", "Memory, pages shared with others included.", labels=of_each
     )
     seconds = CounterMetricFamily("weighbridge_runner_cpu_seconds", "CPU time.", labels=of_each)
-    for one, of in labels:
+    for one in runners:
+        of = (one.model, one.version, str(one.runner))
         calls.add_metric(of, one.calls)
         rows.add_metric(of, one.rows)
-        busy.add_metric(of, one.busy)
+        busy.add_metric(of, one.busy_seconds)
         with suppress(OSError):  # it has just gone
             usage = _Usage.of(one.pid or 0)
             resident.add_metric(of, usage.resident_bytes)
             seconds.add_metric(of, usage.cpu_seconds)
-    crashed = CounterMetricFamily(
-        "weighbridge_runner_crashes", "Runners that ended and were to be replaced.", labels=of_each[:2]
+    of_version = of_each[:2]
+    requests = GaugeMetricFamily(
+        "weighbridge_runner_requests", "Requests that wait for runners, or are with them.", labels=of_version
     )
-    for of_version, count in crashes.items():
-        crashed.add_metric(of_version, count)
-    in_service = GaugeMetricFamily(
-        "weighbridge_model_available", "1 while runners answer for a version, 0 out of service.", labels=of_each[:2]
+    waiting = GaugeMetricFamily("weighbridge_runner_queue_rows", "Rows of these requests.", labels=of_version)
+    crashes = CounterMetricFamily(
+        "weighbridge_runner_crashes", "Runners that ended and were to be replaced.", labels=of_version
     )
-    for of_version, is_available in available.items():
-        in_service.add_metric(of_version, is_available)
-    yield from (calls, rows, busy, resident, seconds, crashed, in_service)
+    available = GaugeMetricFamily(
+        "weighbridge_model_available", "1 while runners answer for a version, 0 out of service.", labels=of_version
+    )
+    for version in versions:
+        names = (version.model, version.version)
+        requests.add_metric(names, version.requests)
+        waiting.add_metric(names, version.rows)
+        crashes.add_metric(names, version.crashes)
+        available.add_metric(names, version.is_available)
+    yield from (calls, rows, busy, resident, seconds, requests, waiting, crashes, available)
 
 
 def _usages(workers: Iterable[WorkerStatus]) -> dict[str, list[_Usage]]:

@@ -136,7 +136,7 @@ async def _own_runners(models: ModelHost, container: Container) -> AsyncIterator
         models.tell(told)
         yield
     finally:
-        await runners.close()
+        runners.close()
 
 
 async def _install(models: ModelHost, name: str, placed: Placed) -> None:

@@ -107,7 +107,7 @@ async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, A
             try:
                 await supervisor.run(lambda: ports.announce(logger))
             finally:
-                await runners.close()
+                runners.close()
 
 
 async def _serve_alone(ports: _Ports) -> None:
@@ -133,7 +133,7 @@ async def _serve_alone(ports: _Ports) -> None:
         try:
             await alone.run(lambda: ports.announce(container.logger()))
         finally:
-            await runners.close()
+            runners.close()
 
 
 def _failed(logger: Logger) -> Callable[[Exception, str], None]:

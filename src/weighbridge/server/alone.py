@@ -21,8 +21,9 @@ from weighbridge.server.listener import most_connections, reserve_descriptors
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.opening import NoModels, Opening
 from weighbridge.server.process import TICK_SECONDS
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
-from weighbridge.server.runner.runners import Hosted, connect
+from weighbridge.server.runner.runners import connect
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.server.worker import DataPlane, tune_memory
 from weighbridge.settings import Settings

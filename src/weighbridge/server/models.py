@@ -19,9 +19,10 @@ from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.machine import usable_cores
 from weighbridge.server.runner.process import RunnerProcess
-from weighbridge.server.runner.runners import Hosted, RunnerReport
+from weighbridge.server.runner.runners import RunnerReport
 from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
@@ -63,19 +64,11 @@ class Openings(Protocol):
         """Open a version. Raises ModelRefused."""
         ...
 
-    async def revive(self, hosted: Hosted) -> None:
-        """Have a version answered for that is out of service. Raises ModelRefused."""
-        ...
-
-    def retire(self, hosted: Hosted) -> None:
-        """Have it answered for no longer than anybody asks."""
-        ...
-
     def heed(self, settings: Settings) -> bool:
         """Open versions with these settings; whether those that are open would be opened otherwise."""
         ...
 
-    def broken(self, number: int, instance: int, reason: str) -> None:
+    def broken(self, number: int, serial: int, reason: str) -> None:
         """Have a runner of an opening replaced, which sent what it may not."""
         ...
 
@@ -272,9 +265,9 @@ class Rollouts:
         """A report on each runner."""
         return self._openings.reports()
 
-    def broken(self, number: int, instance: int, reason: str) -> None:
+    def broken(self, number: int, serial: int, reason: str) -> None:
         """A runner sent a worker what it may not."""
-        self._openings.broken(number, instance, reason)
+        self._openings.broken(number, serial, reason)
 
     def clear(self, slot: int) -> None:
         """A worker is gone that counted in this slot."""
@@ -445,7 +438,7 @@ class Rollouts:
         if hosted is None or wanted != standing.served:
             hosted = await self._agree(name, wanted)
         else:
-            await self._openings.revive(hosted)
+            await hosted.revive()
         self._decided = asyncio.current_task()
         try:
             return await self._decide(name, wanted, hosted, pin=pin)
@@ -475,7 +468,7 @@ class Rollouts:
         self._line_up()
         await self._hosts.commit()
         if former is not None:
-            self._openings.retire(former)
+            former.retire()
             self._ended[former.name, former.version] = monotonic()
 
     async def _agree(self, name: str, wanted: Wanted) -> Hosted:
@@ -485,12 +478,13 @@ class Rollouts:
         try:
             hosted = await self._open(name, wanted)
             await self._hosts.prepare(name, hosted)
-        except (ModelRefused, asyncio.CancelledError) as exc:
+            hosted.check()
+        except BaseException as exc:
             if isinstance(exc, ModelRefused):
                 standing.refused[wanted.version] = wanted, str(exc)
             self._hosts.abort()
             if hosted is not None:
-                self._openings.retire(hosted)
+                hosted.retire()
             raise
         standing.refused.pop(wanted.version, None)
         return hosted

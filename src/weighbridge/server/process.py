@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -71,6 +72,7 @@ class WorkerProcess:
         self._refusal: str | None = None
         self.ending: Ending | None = None
         self._asked: dict[int, asyncio.Future[None]] = {}
+        self._untold: deque[tuple[Word, str, list[int]]] = deque()
         self._numbers = count(1)
         self._handed = 0
         self._at_once = MOST_DESCRIPTORS
@@ -130,17 +132,23 @@ class WorkerProcess:
         return len(connections)
 
     def tell(self, word: Word, text: str, descriptors: Sequence[int] = ()) -> None:
-        """Have it know something, once there is room for the message, for as long as it lives."""
-        if self.channel.send(word, text, descriptors) or self.gone.is_set():
-            return
-        copies = [os.dup(descriptor) for descriptor in descriptors]
+        """Have it know something, in the order of what it is told, once there is room for the messages."""
+        if self._untold or not self.channel.send(word, text, descriptors):
+            with suppress(OSError):  # without descriptors it is not to be had
+                self._untold.append((word, text, [os.dup(descriptor) for descriptor in descriptors]))
+                if len(self._untold) == 1:
+                    asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._tell_on)
 
-        def again() -> None:
-            self.tell(word, text, copies)
-            for copy in copies:
-                os.close(copy)
-
-        asyncio.get_running_loop().call_later(_RETRY_SECONDS, again)
+    def _tell_on(self) -> None:
+        """Tell it what found no room, as far as there is some now; to one that is gone there is nothing to tell."""
+        while self._untold:
+            word, text, descriptors = self._untold[0]
+            if not self.gone.is_set() and not self.channel.send(word, text, descriptors):
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._tell_on)
+                return
+            self._untold.popleft()
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     async def ask(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""

@@ -22,12 +22,12 @@ from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import NoRoom, Word
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.dispatcher import Dispatcher
-from weighbridge.server.lineup import Stopping
+from weighbridge.server.lineup import Lineup, Stopping
 from weighbridge.server.listener import most_connections
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.process import TICK_SECONDS, WorkerProcess
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
-from weighbridge.server.runner.runners import Hosted
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.settings import InvalidSettings, Settings
 
@@ -250,8 +250,8 @@ class Supervisor:
         elif word is Word.READY:
             self._came_up(worker)
         elif word is Word.BROKEN:
-            number, instance, *reason = text.split(" ")
-            self._rollouts.broken(int(number), int(instance), " ".join(reason))
+            number, serial, *reason = text.split(" ")
+            self._rollouts.broken(int(number), int(serial), " ".join(reason))
         else:
             worker.answered(word, text)
 
@@ -292,6 +292,7 @@ class Supervisor:
         loop.call_later(TICK_SECONDS, self._tick)
         for worker in list(self._workers):
             worker.look()
+            worker.runners = len(self._rollouts.runners())
             loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
             if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
                 worker.kill(f"did not come up within {self._longest_start:g} s")
@@ -364,17 +365,20 @@ class Supervisor:
 
     def _connect(self, worker: WorkerProcess, hosted: Hosted, runner: RunnerProcess) -> None:
         """Have a worker ask a runner; one that starts is told of all once it is ready."""
-        if worker.state is not WorkerState.STARTING and hosted.board is not None:
-            end = runner.meet()
-            if end is not None:
-                with end:
-                    text = f"{hosted.number} {runner.instance} {worker.slot}"
-                    worker.tell(Word.RUNNER, text, [end.fileno(), hosted.board])
-                    worker.runners = len(self._rollouts.runners())
+        if worker.state is WorkerState.STARTING or hosted.board is None or runner.ended.done() or worker.gone.is_set():
+            return
+        end = runner.meet()
+        if end is None:  # without descriptors it has to wait
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._connect, worker, hosted, runner)
+            return
+        with end:
+            text = f"{hosted.number} {runner.serial} {worker.slot}"
+            worker.tell(Word.RUNNER, text, [end.fileno(), hosted.board])
 
     def tell(self) -> None:
         """Let every worker know the catalogue."""
-        with suppress(OSError), lent(self._rollouts.lineup) as lineup:  # without descriptors the next one will do
+        catalogue = Lineup(catalogue=self._rollouts.lineup.catalogue)
+        with suppress(OSError), lent(catalogue) as lineup:  # without descriptors the next one will do
             for worker in self._workers:
                 worker.channel.send(Word.CATALOGUE, "", [lineup])
 

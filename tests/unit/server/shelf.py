@@ -16,9 +16,10 @@ from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import RunnerProcess
-from weighbridge.server.runner.runners import Hosted, RunnerReport
+from weighbridge.server.runner.runners import RunnerReport
 from weighbridge.settings import Settings
 
 REPORT = Report(golden=2, call_seconds=0.001, row_seconds=0.0001)
@@ -70,10 +71,11 @@ class FakeRunner(RunnerProcess):
 
     def __init__(self, name: str, instance: int) -> None:
         self.name = name
-        self.instance = instance
+        self.instance = self.serial = instance
         self.pid = None
         self.report = asyncio.get_running_loop().create_future()
         self.report.set_result(REPORT)
+        self.ended = asyncio.get_running_loop().create_future()
 
     @override
     def meet(self) -> socket.socket:
@@ -81,6 +83,34 @@ class FakeRunner(RunnerProcess):
         with theirs:
             theirs.send(f"{self.name} {self.instance}".encode())
         return ours
+
+
+class FakeHosted(Hosted):
+    """A version that was opened, whose runners have no processes."""
+
+    def __init__(
+        self, openings: "FakeOpenings", order: Order, options: Options, placed: Placed, board: int | None
+    ) -> None:
+        super().__init__(order, options, placed, REPORT, board, _never)
+        self._openings = openings
+
+    @override
+    async def revive(self) -> None:
+        if self.unavailable is None:
+            return
+        if self.version in self._openings.refused:
+            raise ModelRefused(self._openings.refused[self.version])
+        self._openings.replace(self, 0)
+
+    @override
+    def retire(self) -> None:
+        self._openings.retired.append((self.name, self.version))
+        self._openings.hosted.remove(self)
+        _release(self)
+
+
+async def _never(_place: int) -> RunnerProcess:
+    raise AssertionError("expected a fake to start no runner")
 
 
 class FakeOpenings:
@@ -113,7 +143,7 @@ class FakeOpenings:
             placed = Placed(version, 1, Terms(next(self._numbers), self.runners, 256, shares=True, **_PACE))
             board = os.memfd_create("weighbridge-board")
             os.ftruncate(board, Board.size(4))
-        hosted = Hosted(name, version, options, order, "sklearn", placed, REPORT, board)
+        hosted = FakeHosted(self, order, options, placed, board)
         hosted.runners = {instance: FakeRunner(f"{name} {version}", instance) for instance in range(self.runners)}
         self.hosted.append(hosted)
         return hosted
@@ -128,18 +158,6 @@ class FakeOpenings:
         """Have a version out of service."""
         hosted.runners, hosted.unavailable = {}, reason
         self.gone(hosted)
-
-    async def revive(self, hosted: Hosted) -> None:
-        if hosted.unavailable is None:
-            return
-        if hosted.version in self.refused:
-            raise ModelRefused(self.refused[hosted.version])
-        self.replace(hosted, 0)
-
-    def retire(self, hosted: Hosted) -> None:
-        self.retired.append((hosted.name, hosted.version))
-        self.hosted.remove(hosted)
-        _release(hosted)
 
     def heed(self, settings: Settings) -> bool:
         self.heeded.append(settings)

@@ -156,8 +156,8 @@ class CompiledRoute:
 
     @property
     def is_quick(self) -> bool:
-        """Whether its requests are taken up as they come; what asks no model always is, probes above all."""
-        return self.service_time.mean < SHORT or self.waits is None
+        """Whether its requests are taken up as they come; so is what asks no model here, probes above all."""
+        return self.service_time.mean < SHORT or self.waits is None or self.is_remote
 
 
 class FastRoute(APIRoute):

@@ -67,6 +67,7 @@ class _Connection(asyncio.Protocol):
         self.asked: dict[int, _Asked] = {}
         self.rows = 0
         self.unannounced = 0
+        self.in_call = 0
         self.call: tuple[int, float] | None = None
         self.transport: asyncio.Transport
 
@@ -236,15 +237,21 @@ class RunnerClient:
         while self._waiting and self._connections:
             request = self._waiting[0]
             size = len(request.rows)
-            connection = min(self._connections, key=lambda one: one.rows)
-            if connection.unannounced and connection.unannounced + size > self.terms.max_batch_rows:
+            with_room = [connection for connection in self._connections if self._has_room(connection, size)]
+            if not with_room:
                 return
+            connection = min(with_room, key=lambda one: one.rows)
             self._waiting.popleft()
             number = next(self._numbers)
             connection.asked[number] = _Asked(request, size)
             connection.rows += size
             connection.unannounced += size
             connection.transport.write(frames.ask(number, request.rows))
+
+    def _has_room(self, connection: _Connection, rows: int) -> bool:
+        """Whether a runner takes so many rows for its next call; one that shares no calls takes one request."""
+        unannounced = connection.unannounced
+        return not unannounced or (self.terms.shares and unannounced + rows <= self.terms.max_batch_rows)
 
     def _settled(self, request: _Request) -> None:
         """A request is answered, has failed, or was taken back."""
@@ -259,6 +266,8 @@ class RunnerClient:
         self._end_if_idle()
 
     def _announced(self, connection: _Connection, announcement: frames.Announcement) -> None:
+        if connection.in_call or not announcement.numbers:
+            raise BrokenFrame("expected a call of one or more requests after the one before, got another")
         now = perf_counter()
         connection.call = announcement.rows, now
         for number in announcement.numbers:
@@ -266,6 +275,7 @@ class RunnerClient:
             if asked is None or asked.announced:
                 raise BrokenFrame("expected the number of a request that waits, got another")
             asked.announced = True
+            connection.in_call += 1
             connection.unannounced -= asked.rows
             if not asked.request.answers:
                 self._waited(now - asked.request.came)
@@ -281,7 +291,9 @@ class RunnerClient:
         """Have a request off a runner's hands."""
         asked = connection.asked.pop(number)
         connection.rows -= asked.rows
-        if not asked.announced:
+        if asked.announced:
+            connection.in_call -= 1
+        else:
             connection.unannounced -= asked.rows
         if connection.call is not None:
             rows, began = connection.call

@@ -10,7 +10,7 @@ _PER_WORKER = 2
 
 
 Supervision = Callable[[int, int, str], None]
-"""Told of the number of an opening, the instance, and why that runner must go: it sent what it may not."""
+"""Told of the number of an opening, that of a runner, and why the runner must go: it sent what it may not."""
 
 
 @dataclass(frozen=True, slots=True)

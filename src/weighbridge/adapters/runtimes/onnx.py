@@ -1,4 +1,4 @@
-"""ONNX models, by ONNX Runtime: on the CPU, in one thread, from one file."""
+"""ONNX models, by ONNX Runtime: on the CPU, from one file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,19 +109,18 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
 
 def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The model in an ONNX file. Raises ModelRefused, or what ONNX Runtime does."""
-    del trust  # operators of other libraries are not loaded at all
     signature = manifest.signature()
-    session = _session(artefact)
+    session = _session(artefact, trust.threads)
     if len(session.get_outputs()) != len(signature.outputs):
         raise ModelRefused(f"expected {len(session.get_outputs())} outputs, got {len(signature.outputs)}")
     return OnnxModel(signature, session)
 
 
-def _session(artefact: Artefact) -> Any:
+def _session(artefact: Artefact, threads: int = 1) -> Any:
     refuse_external_data(artefact)
     onnxruntime.set_default_logger_severity(_SILENT)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _SILENT
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that is looked into
     # From bytes it would parse with the interpreter locked, half a second for 500 MB; from a file it does not.

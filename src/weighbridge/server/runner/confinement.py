@@ -11,6 +11,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _UNLIMITED = 2**63 - 1  # what -1, for no limit at all, comes to
+_LIBRARIES = ("lightgbm", "onnxruntime", "xgboost")
 _SIGNS = ("bad_alloc", "allocate memory", "out of memory")
 _SOONER_THAN_OTHERS = "500"  # from -1000 to 1000: the kernel takes runners before workers
 
@@ -39,15 +40,24 @@ def confine(memory_bytes: int, descriptors: int) -> None:
 
 
 def is_of_memory(exc: BaseException) -> bool:
-    """Whether there was not enough memory, as far as a library lets one know."""
+    """Whether there was not enough memory, as far as a library lets one know.
+
+    Only a library's own errors are believed by their text: others may repeat what a client sent.
+    """
+    seen: set[int] = set()
+    at: BaseException | None = exc
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, MemoryError):
+            return True
+        if type(at).__module__.partition(".")[0] in _LIBRARIES and any(sign in _text(at) for sign in _SIGNS):
+            return True
+        at = at.__cause__
+    return False
+
+
+def _text(exc: BaseException) -> str:
     try:
-        return _is_of_memory(exc)
-    except BaseException:  # noqa: BLE001  # an error of a model's own that cannot be told, or is its own cause
-        return False
-
-
-def _is_of_memory(exc: BaseException | None) -> bool:
-    if exc is None:
-        return False
-    text = str(exc)
-    return isinstance(exc, MemoryError) or any(sign in text for sign in _SIGNS) or _is_of_memory(exc.__cause__)
+        return str(exc)
+    except BaseException:  # noqa: BLE001  # an error of a model's own that cannot be told
+        return ""

@@ -118,7 +118,6 @@ def _be_runner(parent: int, settings: Settings, descriptors: list[int]) -> NoRet
 
 def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Settings) -> int:
     confine(order.memory, _MOST_DESCRIPTORS + 4 * settings.workers)
-    _compute_with(order.threads)
     try:
         model, report = open_version(order, settings)
     except ModelRefused as exc:
@@ -140,16 +139,6 @@ def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Sett
     except (OutOfMemory, MemoryError) as exc:
         control.send(Word.FAILED, f"memory {str(exc)[-_LONGEST_REASON:]}")
     return 0
-
-
-def _compute_with(threads: int) -> None:
-    """Have the libraries compute with so many threads: those that are imported already, and those that are yet to be.
-
-    They were imported with one, so that the nursery has no other thread.
-    """
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
-    with suppress(ImportError):
-        import_module("threadpoolctl").threadpool_limits(threads)
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
 """What a runner does first: opens a version, at low priority, and measures what a call of it takes."""
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from importlib import import_module
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -28,16 +31,28 @@ def open_version(order: Order, settings: Settings) -> tuple[Model, Report]:
     In a thread, since of Linux' threads each has a priority of its own, which it can lower but not raise again.
     """
     manifest = Manifest.read(order.manifest.encode(), f"models/{order.name}/{order.version}/{MANIFEST}")
-    loader = Loader(
-        Repository(settings.models, settings.load_memory_bytes), Trust(settings.trusted_types, settings.python_models)
-    )
+    trust = Trust(settings.trusted_types, settings.python_models, order.threads)
+    loader = Loader(Repository(settings.models, settings.load_memory_bytes), trust)
 
     def opened() -> tuple[Model, Report]:
-        with giving_way():
+        # Threads that a library starts have the priority of the one that does, for as long as they live.
+        with giving_way() if order.threads == 1 else nullcontext():
+            compute_with(order.threads)
             model = loader.load(order.name, order.version, manifest)
             return model, _measured(model, manifest)
 
+    compute_with(order.threads)  # for OpenMP each thread has a number of its own
     return _in_thread(opened)
+
+
+def compute_with(threads: int) -> None:
+    """Have the libraries compute with so many threads: those that are imported already, and those that are yet to be.
+
+    They were imported with one, so that the nursery has no other thread.
+    """
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
+    with suppress(ImportError):  # it comes with scikit-learn
+        import_module("threadpoolctl").threadpool_limits(threads)
 
 
 def _measured(model: Model, manifest: Manifest) -> Report:
@@ -50,7 +65,7 @@ def _measured(model: Model, manifest: Manifest) -> Report:
     if one > _BUDGET_SECONDS:
         many = rows
     all_of_them = _least(lambda: model.predict(Batch(model.signature, many)))
-    row = max(0.0, (all_of_them - one) / max(1, len(many) - 1))
+    row = max(0.0, (all_of_them - one) / (len(many) - 1)) if len(many) > 1 else 0.0
     return Report(len(rows), max(0.0, one - row), row)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import count
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from weighbridge.adapters.lending import lent
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.channel import Channel, Word
+from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.vitals import SharedVitals
 from weighbridge.settings import PREFIX, Settings
@@ -25,21 +25,25 @@ NURSERY = (sys.executable, "-B", "-m", "weighbridge.entrypoints.nursery")
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _MOST_SAID = 16 * 1024
 _MOST_UNHEARD = 16  # messages of a runner that has ended
+_WITH_NURSERY = "ended with the process that it came from"
+_SERIALS = count(1)  # of runners: a place may have had one before
 _UNHEARD_OF = "told of itself what no runner does"
 _OF_MEMORY = ("MemoryError", "bad_alloc", "Memory allocation", "out of memory")
 
 
 class Ending(NamedTuple):
-    """How a runner ended: in words, and whether for want of memory."""
+    """How a runner ended: in words, whether for want of memory, and whether only since its nursery has ended."""
 
     words: str
     of_memory: bool
+    with_nursery: bool = False
 
 
 class RunnerProcess:
     """A runner, which opens the version of an order and then answers. Raises OSError when there is none to be had."""
 
     def __init__(self, nursery: "Nursery", order: Order, instance: int) -> None:
+        self.serial = next(_SERIALS)
         self.instance = instance
         self.pid: int | None = None
         self.report: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
@@ -74,6 +78,11 @@ class RunnerProcess:
         """For how long it has been in the call that goes on; 0 between calls, or while it opens its version."""
         began = self.vitals.began
         return monotonic() - began if began else 0.0
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """`calls`, `rows` in them, and `busy_seconds` in them."""
+        return {"calls": self.vitals.calls, "rows": self.vitals.rows, "busy_seconds": round(self.vitals.busy, 6)}
 
     def meet(self) -> socket.socket | None:
         """The end of a new connection to it; None where there are no descriptors, or it is gone."""
@@ -144,6 +153,10 @@ class RunnerProcess:
             return False
         except ValueError:
             self.kill(_UNHEARD_OF)
+        except NoRoom:  # it stays there: whatever follows it is not heard
+            self.kill(_UNHEARD_OF)
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+            return False
         else:
             self._hear(*message)
         return True
@@ -170,7 +183,7 @@ class RunnerProcess:
             words = f"was killed by signal {-code} ({signal.strsignal(-code)})"
         else:
             words = f"ended with code {code}"
-        return Ending(words, of_memory)
+        return Ending(words, of_memory, words == _WITH_NURSERY)
 
     def _refusal(self, ending: Ending, last_error: str) -> str:
         """Why it did not open its version."""
@@ -262,7 +275,7 @@ class Nursery:
         self._process.wait()
         runners, self._runners = self._runners, {}
         for runner in runners.values():  # each is killed when its parent ends
-            runner.kill("ended with the process that it came from")
+            runner.kill(_WITH_NURSERY)
             runner.kill_group()
             runner.buried(-signal.SIGKILL)
         self.on_end()

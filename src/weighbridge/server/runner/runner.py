@@ -167,7 +167,6 @@ class Runner:
         for peer, of in groupby(sorted(call, key=lambda asked: id(asked.peer)), key=lambda asked: asked.peer):
             self._send(peer, frames.announce(rows, [asked.number for asked in of]))
         vitals, began = self._vitals, monotonic()
-        vitals.began = began
         try:
             self._score(call)
         finally:
@@ -204,6 +203,7 @@ class Runner:
     def _answers(self, part: Sequence[_Asked]) -> list[bytes]:
         """The answers to requests that are asked for together. Raises whatever the model does."""
         rows = part[0].rows if len(part) == 1 else _joined([asked.rows for asked in part])
+        self._vitals.began = monotonic()  # of each repeat, for none may take too long
         outputs = self._model.predict(Batch(self._model.signature, rows))
         self._check(outputs, len(rows))
         answers = []

@@ -126,7 +126,7 @@ class Runners:
     def reports(self) -> list[RunnerReport]:
         """A report on each runner."""
         return [
-            RunnerReport(*_of(hosted), runner.instance, runner.pid, round(runner.age, 3), *runner.counts)
+            RunnerReport(*_of(hosted), runner.instance, runner.pid, round(runner.age, 3), **runner.counts)
             for hosted in self._hosted.values()
             for runner in hosted.runners.values()
         ]
@@ -271,7 +271,7 @@ class Runners:
         """The families of series about runners."""
         serving = [hosted for hosted in self.hosted if not hosted.retired]
         runners = [
-            RunnerStatus(*_of(hosted), runner.instance, runner.pid, *runner.counts)
+            RunnerStatus(*_of(hosted), runner.instance, runner.pid, **runner.counts)
             for hosted in serving
             for runner in hosted.runners.values()
         ]
