@@ -1,6 +1,6 @@
 """The ASGI application, for `weighbridge serve` and for any other ASGI server (`create_app` is its factory)."""
 
-from asyncio import to_thread
+from asyncio import Semaphore, gather, to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +20,8 @@ from weighbridge.adapters.metrics import EMBEDDED
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.container import Container
 from weighbridge.server.lane import Lane
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.machine import usable_cores
 from weighbridge.server.runner.runners import Runners, connect
 from weighbridge.settings import Settings, service_links
 
@@ -126,9 +128,15 @@ async def _own_runners(models: ModelHost, container: Container) -> AsyncIterator
     found = await to_thread(container.repository().scan)
     wanted = stock.wanted(found)
     told = dict(stock.catalogue(found, wanted))
+    turns = Semaphore(usable_cores())
+
+    async def opened(name: str, version: str) -> Hosted:
+        async with turns:
+            return await runners.open(name, version, found[name].options(version))
+
     try:
-        for name, version in wanted.items():
-            hosted = await runners.open(name, version, found[name].options(version))
+        for hosted in await gather(*map(opened, wanted, wanted.values())):
+            name = hosted.name
             told[name] = replace(told[name], calls=hosted.entry())
             await _install(models, name, hosted.placed)
             for runner in hosted.ready:

@@ -23,6 +23,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect
 
 from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.dependencies import ApplicationScoped
@@ -253,28 +254,43 @@ async def answer(route: CompiledRoute, request: Request, *, takes_body: bool = T
     deadline: float = request.state.deadline
     waits = route.waits
     if waits is None or route.is_quick:
-        return as_response(await _called(route, headers, body, request_id, deadline))
+        return as_response(await _called(route, request, headers, body, request_id, deadline))
     queue: Queue = request.app.state.container.queue()
     came = perf_counter()
     try:
         async with queue.turn(route.service_time, deadline - came):
             waits.observe(perf_counter() - came)
-            reply = await _called(route, headers, body, request_id, deadline)
+            reply = await _called(route, request, headers, body, request_id, deadline)
     except Overloaded:
         request.app.state.container.telemetry().shed("queue")
         reply = overloaded(request_id)
     return as_response(reply)
 
 
-async def _called(route: CompiledRoute, *asked: Any) -> Reply:
-    """The reply, once it is there; how long it took is taken into account, unless it took that elsewhere."""
+async def _called(route: CompiledRoute, request: Request, *asked: Any) -> Reply:
+    """The reply, once it is there; how long it took is taken into account, unless it took that elsewhere.
+
+    Raises ClientDisconnect where the client goes before: nobody wants the reply then.
+    """
     began = perf_counter()
-    reply = route.call(*asked)
-    if not isinstance(reply, tuple):
-        reply = await reply
+    called = route.call(*asked)
+    reply = called if isinstance(called, tuple) else await _arrived(called, request)
     if not route.is_remote:
         route.service_time.observe(perf_counter() - began)
     return reply
+
+
+async def _arrived(reply: asyncio.Task[Reply], request: Request) -> Reply:
+    """A reply that comes later. Raises ClientDisconnect."""
+    gone = asyncio.ensure_future(request.receive())  # its body has come: this is all that can come next
+    try:
+        await asyncio.wait({reply, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not reply.done():
+            raise ClientDisconnect
+        return reply.result()
+    finally:
+        gone.cancel()
+        reply.cancel()
 
 
 def compile_routes(app: FastAPI) -> list[tuple[FastRoute, CompiledRoute]]:
