@@ -101,6 +101,9 @@ class FakeClients:
     def retire(self, client: FakeClient) -> None:
         client.retired = True
 
+    async def close(self) -> None:
+        """Nothing is left to be ended."""
+
 
 def in_runners(version: str, number: int, signature: Signature = CHURN) -> Placed:
     """A version that is called in runners, by the number of its opening."""

@@ -13,7 +13,7 @@ _LOOKS = 3  # at the sockets: a connection that has come is taken with the first
 
 
 class Inline:
-    """Calls a model here and now; more than `slice_rows` rows in slices, between which the event loop reads.
+    """Calls a model here and now; more than `slice_rows` rows in slices, before each of which the event loop reads.
 
     A slice is to hold the loop for a few milliseconds at most. Rows must get the same outputs alone and together.
     """
@@ -39,7 +39,7 @@ class Inline:
     async def _in_slices(self, rows: Rows) -> Outputs:
         parts: list[Outputs] = []
         for start in range(0, len(rows), self._slice_rows):
-            for _ in range(_LOOKS if start else 0):
+            for _ in range(_LOOKS):  # before the first one, too: whoever cannot wait for the outputs takes the rows back
                 await asyncio.sleep(0)
             part = rows[start : start + self._slice_rows]
             try:
