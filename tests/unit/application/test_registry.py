@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -6,13 +7,15 @@ import pytest
 
 from tests.unit.models import CHURN, SCORE, FakeModel, constant, outputs
 from weighbridge.application.inline import Inline
-from weighbridge.application.registry import ModelRegistry, Served
+from weighbridge.application.registry import Later, ModelRegistry, Served
 from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     FeatureTooLarge,
     InferenceFailed,
+    ModelCrashed,
     ModelNotFound,
+    ModelUnavailable,
     PredictionNotFinite,
     TooManyRows,
     VersionNotFound,
@@ -177,6 +180,117 @@ def test_many_finite_predictions_pass() -> None:
     [predictions] = now(constant(CHURN, 0.5), [ROW] * 100)
 
     assert predictions.tolist() == [0.5] * 100
+
+
+# Outputs that come later
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+
+
+class Remote:
+    """A Scorer that answers later, by a future that the test completes."""
+
+    signature = CHURN
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Outputs] = loop.create_future()
+        self.times_left: list[float] = []
+
+    def admit(self, time_left: float) -> None:
+        self.times_left.append(time_left)
+
+    def ask(self, _rows: Rows) -> asyncio.Future[Outputs]:
+        return self.future
+
+
+def later(remote: Remote, rows: Rows) -> Later[Outputs]:
+    answer = Served("churn", "1", remote, max_rows=100)(rows)
+    assert isinstance(answer, Later)
+    return answer
+
+
+def test_outputs_that_come_later_are_had_once_they_are_there(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW, ROW])
+    assert answer.outputs is remote.future
+    remote.future.set_result(outputs(CHURN, [0.5, 0.25]))
+
+    [predictions] = answer.finish()
+    assert predictions.tolist() == [0.5, 0.25]
+
+
+def test_something_is_done_to_an_answer_when_it_is_there_and_not_before(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    seen: list[int] = []
+
+    def count(found: Outputs) -> int:
+        seen.append(len(found[0]))
+        return seen[-1]
+
+    answer = later(remote, [ROW]).then(count).then(str)
+    remote.future.set_result(outputs(CHURN, [0.5]))
+    assert (answer.outputs, seen) == (remote.future, [])
+
+    assert answer.finish() == "1"
+
+
+@pytest.mark.parametrize(
+    "error", [ModelCrashed(), ModelUnavailable("the reason"), FeatureTooLarge(most="7", column="age")]
+)
+def test_an_error_that_is_stated_later_is_that_of_the_request(
+    loop: asyncio.AbstractEventLoop, error: Exception
+) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW])
+    remote.future.set_exception(error)
+
+    with pytest.raises(type(error)) as caught:
+        answer.finish()
+    assert caught.value is error
+
+
+def test_a_model_that_fails_later_is_told_with_its_cause(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW])
+    remote.future.set_exception(error := ZeroDivisionError())
+
+    with pytest.raises(InferenceFailed) as caught:
+        answer.finish()
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("found", [(), outputs(CHURN, [0.5]), ([0.5, 0.5],), None])
+def test_outputs_that_come_later_are_checked_as_well(loop: asyncio.AbstractEventLoop, found: Any) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW, ROW])
+    remote.future.set_result(found)
+
+    with pytest.raises(InferenceFailed):
+        answer.finish()
+
+
+def test_a_prediction_that_is_not_finite_is_refused_later_as_well(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW, ROW])
+    remote.future.set_result(outputs(CHURN, [0.5, float("inf")]))
+
+    with pytest.raises(PredictionNotFinite) as caught:
+        answer.finish()
+    assert caught.value.row == 1
+
+
+def test_admission_is_the_scorers(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    Served("churn", "1", remote, max_rows=100).admit(0.25)
+
+    assert remote.times_left == [0.25]
+
+
+# The registry
 
 
 def test_the_version_that_was_installed_last_is_found() -> None:
