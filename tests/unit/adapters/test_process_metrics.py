@@ -2,7 +2,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from weighbridge import __version__
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import (
+    HostedStatus,
     RunnerStatus,
     WorkerState,
     WorkerStatus,
@@ -39,9 +40,9 @@ def samples(*workers: WorkerStatus, restarts: dict[str, int] | None = None, **se
     return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-def runner_samples(*runners: RunnerStatus, **of_versions: Any) -> dict[str, float]:
-    """What a scrape gives of these runners, by name and labels."""
-    families = runner_families(runners, of_versions.get("crashes", {}), of_versions.get("available", {}))
+def runner_samples(runners: Sequence[RunnerStatus], versions: Sequence[HostedStatus] = ()) -> dict[str, float]:
+    """What a scrape gives of these runners and versions, by name and labels."""
+    families = runner_families(runners, versions)
     lines = Totals().exposition([], families).decode().splitlines()
     ours = (line.rpartition(" ") for line in lines if line.startswith(("weighbridge_runner", "weighbridge_model")))
     return {series: float(value) for series, _, value in ours}
@@ -161,7 +162,10 @@ ONE, OTHER = (f'{{model="m",runner="{number}",version="2"}}' for number in (0, 1
 
 def test_each_runner_has_its_calls_rows_and_the_time_that_they_took() -> None:
     counts = runner_samples(
-        RunnerStatus("m", "2", 0, None, calls=3, rows=40, busy=0.25), RunnerStatus("m", "2", 1, None, 1, 2, 0.5)
+        [
+            RunnerStatus("m", "2", 0, None, calls=3, rows=40, busy_seconds=0.25),
+            RunnerStatus("m", "2", 1, None, calls=1, rows=2, busy_seconds=0.5),
+        ]
     )
 
     assert counts == {
@@ -177,9 +181,8 @@ def test_each_runner_has_its_calls_rows_and_the_time_that_they_took() -> None:
 def test_each_runner_that_has_a_process_has_its_memory_and_cpu_time(process: subprocess.Popen[bytes]) -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
-    counts = runner_samples(
-        RunnerStatus("m", "2", 0, process.pid, 0, 0, 0.0), RunnerStatus("m", "2", 1, gone.pid, 0, 0, 0.0)
-    )
+    runners = [RunnerStatus("m", "2", number, pid, 0, 0, 0.0) for number, pid in enumerate((process.pid, gone.pid))]
+    counts = runner_samples(runners)
 
     assert 30 * MIB < counts[f"weighbridge_runner_resident_memory_bytes{ONE}"] < 100 * MIB
     assert 0 < counts[f"weighbridge_runner_cpu_seconds_total{ONE}"] < 60
@@ -187,12 +190,23 @@ def test_each_runner_that_has_a_process_has_its_memory_and_cpu_time(process: sub
     assert f"weighbridge_runner_cpu_seconds_total{OTHER}" not in counts
 
 
-def test_crashes_of_runners_are_counted_and_versions_out_of_service_are_shown() -> None:
-    counts = runner_samples(crashes={("m", "2"): 4, ("n", "1"): 0}, available={("m", "2"): False, ("n", "1"): True})
+def test_each_version_has_what_waits_for_its_runners_their_crashes_and_whether_it_is_in_service() -> None:
+    counts = runner_samples(
+        [],
+        [
+            HostedStatus("m", "2", requests=3, rows=40, crashes=4, is_available=False),
+            HostedStatus("n", "1", requests=0, rows=0, crashes=0, is_available=True),
+        ],
+    )
 
+    m, n = '{model="m",version="2"}', '{model="n",version="1"}'
     assert counts == {
-        'weighbridge_runner_crashes_total{model="m",version="2"}': 4,
-        'weighbridge_runner_crashes_total{model="n",version="1"}': 0,
-        'weighbridge_model_available{model="m",version="2"}': 0,
-        'weighbridge_model_available{model="n",version="1"}': 1,
+        f"weighbridge_runner_requests{m}": 3,
+        f"weighbridge_runner_requests{n}": 0,
+        f"weighbridge_runner_queue_rows{m}": 40,
+        f"weighbridge_runner_queue_rows{n}": 0,
+        f"weighbridge_runner_crashes_total{m}": 4,
+        f"weighbridge_runner_crashes_total{n}": 0,
+        f"weighbridge_model_available{m}": 0,
+        f"weighbridge_model_available{n}": 1,
     }

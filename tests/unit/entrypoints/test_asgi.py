@@ -214,7 +214,7 @@ def test_under_another_server_a_runner_that_sends_what_it_may_not_is_replaced(se
     client = served.client
     assert client.portal is not None
     assert served.supervision is not None
-    client.portal.call(partial(served.supervision, hosted.number, 0, "a pickle"))
+    client.portal.call(partial(served.supervision, hosted.number, hosted.ready[0].serial, "a pickle"))
     until(lambda: served.pids not in ([], [pid], [None]))
 
     assert served.ask()["prediction"] == pytest.approx(ANSWER)

@@ -30,7 +30,8 @@ from weighbridge.server.alone import Alone
 from weighbridge.server.listener import listen, url_of
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.opening import NoModels, Opening
-from weighbridge.server.runner.runners import Hosted, Runners
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.runners import Runners
 from weighbridge.settings import Settings
 
 
@@ -265,7 +266,7 @@ def test_the_one_process_has_its_models_in_processes_that_end_with_it(tmp_path: 
                 assert 'runner="0",version="1"} 1.0' in service.metrics().decode()
                 signal.raise_signal(signal.SIGTERM)
                 await serving
-            await runners.close()
+            runners.close()
 
     processes: list[int | None] = []
     asyncio.run(main())

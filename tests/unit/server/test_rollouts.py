@@ -21,8 +21,8 @@ from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRoll
 from weighbridge.server import models as module
 from weighbridge.server.lineup import Outcome, Stopping
 from weighbridge.server.models import CannotStart, Rollouts
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
-from weighbridge.server.runner.runners import Hosted
 from weighbridge.settings import Settings
 
 BROKEN = FoundVersion(reason="models/m/2/a.json: expected the sha256 a, got b")
@@ -499,6 +499,23 @@ def test_what_not_all_can_serve_is_retired_and_changes_nothing(on: Operated) -> 
         assert on.openings.retired == [("m", "2")]
         assert on.hosts.aborted == 1
         assert (on.live, on.shelf.found["m"].rollout) == ({"m": "1"}, Rollout(live="1"))
+
+    on.run(scene)
+
+
+def test_a_version_of_which_a_runner_dies_before_it_is_live_is_refused(on: Operated) -> None:
+    on.openings.runners = 1
+
+    async def scene() -> None:
+        on.hosts.may_open.clear()
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        while not on.hosts.opened:
+            await asyncio.wait({activation}, timeout=0.001)
+        on.openings.hosted[1].crashes += 1
+        on.hosts.may_open.set()
+        with pytest.raises(ModelRefused, match=r"^models/m/2: expected its process to stay, got one that ended$"):
+            await activation
+        assert (on.live, on.openings.retired) == ({"m": "1"}, [("m", "2")])
 
     on.run(scene)
 

@@ -27,7 +27,7 @@ from weighbridge.server import models, supervisor
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
 from weighbridge.server.models import CannotStart
-from weighbridge.server.runner.runners import Hosted
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.supervisor import Supervisor
 
 Scene = Callable[[Stage], Coroutine[Any, Any, None]]
@@ -561,15 +561,42 @@ def test_a_runner_that_sends_a_worker_what_it_may_not_is_reported_to_whoever_ope
     play(scene, runners=1)
 
 
-def test_a_runner_that_nobody_can_reach_any_more_is_told_to_no_worker(
+def test_a_runner_for_which_there_are_no_descriptors_is_told_to_workers_later(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene(on: Stage) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(FakeRunner, "meet", lambda _: None)
             on.openings.replace(on.openings.hosted[0], 0)
-        on.openings.replace(on.openings.hosted[0], 0)
         await on.until(lambda: all(len(actor.runners) == 2 for actor in on.actors))
+
+    play(scene, runners=1)
+
+
+class Ended:
+    """The end of a runner that is over, and how often it was looked at."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def done(self) -> bool:
+        self.looks += 1
+        return True
+
+
+def test_a_runner_that_has_ended_by_then_is_told_to_no_worker(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: all(actor.runners for actor in on.actors))
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeRunner, "meet", lambda _: None)
+            on.openings.replace(on.openings.hosted[0], 0)
+        [runner], ended = on.openings.hosted[0].ready, Ended()
+        monkeypatch.setattr(runner, "ended", ended)
+        await on.until(lambda: ended.looks == 2)
+
+        assert [len(runners) for runners in met(on)] == [1, 1]
 
     play(scene, runners=1)
 
