@@ -208,10 +208,10 @@ def test_requests_go_whole_where_calls_are_not_shared(stage: Stage) -> None:
     stage.open(shares=False)
     runner = stage.connect()
     large = stage.ask(*range(10))
-    stage.ask(10)
+    for row in (10, 11):
+        stage.ask(row)
 
-    assert runner.answer_next() == [[*range(10)]]
-    assert runner.answer_next() == [[10]]
+    assert [runner.answer_next() for _ in range(3)] == [[[*range(10)]], [[10]], [[11]]]
     assert stage.result(large) == [*range(10)]
 
 
@@ -222,6 +222,17 @@ def test_of_two_runners_the_idlest_is_asked(stage: Stage) -> None:
     stage.ask(4)
 
     assert (one.asked(), other.asked()) == ([[1, 2]], [[3], [4]])
+
+
+def test_what_the_idlest_runner_has_no_room_for_goes_to_another(stage: Stage) -> None:
+    busy, idler = stage.connect(0), stage.connect(1)
+    stage.ask(1, 2, 3, 4)
+    stage.ask(5, 6, 7)
+    busy.say(frames.announce(4, [busy.number()]))
+    idler.heard()
+    stage.ask(8, 9)
+
+    assert (busy.asked(), idler.asked()) == ([[8, 9]], [])
 
 
 def test_how_long_a_request_waited_is_told_once(stage: Stage) -> None:
@@ -370,7 +381,7 @@ def _announced(runner: ScriptedRunner, number: int) -> None:
         lambda number: frames.ask(number, [(1,)]),
         frames.drop,
         lambda number: frames.announce(2, [number]),
-        lambda number: frames.announce(2, [number + 5]),
+        lambda number: frames.announce(2, [number + 1]),
         lambda number: frames.answer(number, predicted(1)),
         lambda number: frames.answer(number + 1, predicted(1)),
         lambda number: frames.answer(number + 5, predicted(1, 2)),
@@ -396,6 +407,19 @@ def test_a_wrong_frame_ends_the_connection_like_a_crash(stage: Stage, said: Call
     assert isinstance(called.exception(), ModelCrashed)
     assert replacement.answer_next() == [[3]]
     assert stage.result(waiting) == [3]
+
+
+@pytest.mark.parametrize("numbers", [[], [99]])
+def test_a_call_of_nothing_that_waits_ends_the_connection(stage: Stage, numbers: list[int]) -> None:
+    runner = stage.connect()
+    asked = stage.ask(1)
+    runner.heard()
+
+    runner.say(frames.announce(1, numbers))
+
+    assert runner.is_hung_up_on
+    assert stage.connect().answer_next() == [[1]]
+    assert stage.result(asked) == [1]
 
 
 def test_a_runner_that_speaks_out_of_turn_is_hung_up_on_once(stage: Stage) -> None:
@@ -511,6 +535,31 @@ def test_clients_are_found_by_the_number_of_their_opening(stage: Stage) -> None:
     stage.do(lambda: clients.unavailable(7, "out"))
     assert isinstance(stage.ask(1).exception(), ModelUnavailable)
     stage.do(lambda: clients.retire(stage.client))
+    assert runner.is_hung_up_on
+
+
+def test_a_client_that_retires_leaves_its_number_to_another(stage: Stage) -> None:
+    clients = RunnerClients(max_rows=100, max_wait=1.0)
+    former, stage.client = (clients.open(TERMS, SIGNATURE, stage.waits.append) for _ in range(2))
+    stage.do(lambda: clients.retire(former))
+    end = stage.pair()
+    stage.do(lambda: clients.connect(7, end, 0, Board()))
+    runner = ScriptedRunner(stage, stage._ends[-1])
+    asked = stage.ask(1)
+
+    assert runner.answer_next() == [[1]]
+    assert stage.result(asked) == [1]
+
+
+def test_all_runners_are_hung_up_on_when_an_application_ends(stage: Stage) -> None:
+    clients = RunnerClients(max_rows=100, max_wait=1.0)
+    stage.client = clients.open(TERMS, SIGNATURE, stage.waits.append)
+    runner = stage.connect()
+    asked = stage.ask(1)
+    runner.say(frames.announce(1, [runner.number()]))
+    stage.runner.run(clients.close())
+
+    assert isinstance(asked.exception(), ModelCrashed)
     assert runner.is_hung_up_on
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from tests.waiting import DEADLINE
 from weighbridge.domain.errors import ModelRefused
@@ -56,6 +57,12 @@ def test_a_process_whose_parent_has_gone_already_ends() -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
+def error_of(module: str, text: str) -> Exception:
+    """An error of a library's own."""
+    error: Exception = type("Error", (Exception,), {"__module__": module})(text)
+    return error
+
+
 def refused_for(cause: Exception) -> ModelRefused:
     """A refusal as the loader gives it."""
     refused = ModelRefused("models/churn/1/model.onnx: expected what the runtime onnx loads")
@@ -68,8 +75,7 @@ def refused_for(cause: Exception) -> ModelRefused:
     [
         MemoryError(),
         refused_for(MemoryError()),
-        refused_for(RuntimeError("std::bad_alloc")),
-        refused_for(OSError(12, "Cannot allocate memory", "library.so")),
+        refused_for(error_of("xgboost.core", "std::bad_alloc")),
     ],
 )
 def test_a_library_that_lacks_memory_is_understood(error: Exception) -> None:
@@ -82,6 +88,24 @@ def _own_cause() -> Exception:
     return error
 
 
-@pytest.mark.parametrize("error", [refused_for(ValueError("expected a tensor")), _own_cause()])
+class Untellable(Exception):
+    """It cannot be told."""
+
+    __module__ = "xgboost.core"
+
+    @override
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refused_for(ValueError("out of memory, says the client")),
+        refused_for(error_of("xgboost.core", "expected a tensor")),
+        _own_cause(),
+        Untellable(),
+    ],
+)
 def test_any_other_failure_is_not_for_want_of_memory(error: Exception) -> None:
     assert not is_of_memory(error)

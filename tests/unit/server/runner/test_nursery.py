@@ -22,7 +22,7 @@ from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners import frames
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Message, Word
-from weighbridge.server.runner import nursery
+from weighbridge.server.runner import nursery, opening
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.vitals import SharedVitals
 from weighbridge.settings import Settings
@@ -194,8 +194,8 @@ class Child:
         self._root = root
         self._before = (Settings(models=str(root)), os.getppid())
         patch.setattr(nursery, "os", Harmless(self.did))
-        for name in ("end_with", "confine", "_compute_with"):
-            patch.setattr(nursery, name, noting(self.did, name))
+        for module, name in ((nursery, "end_with"), (nursery, "confine"), (opening, "compute_with")):
+            patch.setattr(module, name, noting(self.did, name))
 
     def order(self, version: str = "1", **changed: Any) -> Order:
         text = Repository(self._root).manifest("churn", "1").render().decode()
@@ -261,8 +261,16 @@ def test_a_runner_opens_its_version_and_answers_until_its_supervisor_is_gone(chi
     [(word, text, _)] = said
     assert (word, Report.read(text).golden) == (Word.OPENED, 2)
     assert (child.vitals.vitals.calls, child.vitals.vitals.rows) == (1, 1)
-    assert [done[0] for done in child.did] == ["setpgid", "end_with", "dup2", "confine", "_compute_with", "dup2"]
-    assert child.did[3:5] == [("confine", 2**30, 260), ("_compute_with", 3)]
+    assert [done[0] for done in child.did] == [
+        "setpgid",
+        "end_with",
+        "dup2",
+        "confine",
+        "compute_with",
+        "compute_with",
+        "dup2",
+    ]
+    assert child.did[3:5] == [("confine", 2**30, 260), ("compute_with", 3)]
 
 
 def test_a_runner_tells_why_it_opens_nothing(child: Child) -> None:
@@ -305,31 +313,6 @@ def test_whatever_else_befalls_a_runner_is_what_it_says_last(
 
     assert child.live(child.order()) == 1
     assert capfd.readouterr().err == "ZeroDivisionError: the needle\n"
-
-
-@pytest.mark.parametrize("has_pools", [True, False])
-def test_libraries_compute_with_as_many_threads_as_the_order_says(
-    monkeypatch: pytest.MonkeyPatch, *, has_pools: bool
-) -> None:
-    limits: list[int] = []
-
-    class Pools:
-        threadpool_limits = limits.append
-
-    def imported(name: str) -> object:
-        assert name == "threadpoolctl"
-        if not has_pools:
-            raise ImportError
-        return Pools
-
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(nursery, "import_module", imported)
-
-    nursery._compute_with(5)
-
-    assert {os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} == {"5"}
-    assert limits == [5] * has_pools
 
 
 # From the start

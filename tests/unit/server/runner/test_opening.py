@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,34 @@ def test_nothing_is_measured_without_golden_rows(measured: Callable[[Timed, int]
 # A version of a directory
 
 
+@pytest.mark.parametrize("has_pools", [True, False])
+def test_libraries_compute_with_as_many_threads_as_the_order_says(
+    monkeypatch: pytest.MonkeyPatch, *, has_pools: bool
+) -> None:
+    limits: list[int] = []
+
+    class Pools:
+        threadpool_limits = limits.append
+
+    def imported(name: str) -> object:
+        assert name == "threadpoolctl"
+        if not has_pools:
+            raise ImportError
+        return Pools
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(opening, "import_module", imported)
+
+    opening.compute_with(5)
+
+    assert {os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} == {"5"}
+    assert limits == [5] * has_pools
+
+
 @pytest.fixture
-def order(tmp_path: Path) -> Order:
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
+    monkeypatch.setattr(opening, "compute_with", lambda _: None)
     weighbridge.package([2.0, 0.0], tmp_path / "churn/1", example=[[1.0, 1.0], [2.0, 1.0]])
     text = Repository(tmp_path).manifest("churn", "1").render().decode()
     return Order("churn", "1", text, threads=1, memory=2**30, max_batch_rows=256, repeat=True)
@@ -143,18 +170,34 @@ def test_the_reason_of_the_loader_is_told(order: Order, tmp_path: Path) -> None:
         open_version(order, Settings(models=str(tmp_path)))
 
 
-@pytest.mark.parametrize(("is_idle", "niceness"), [(True, 19), (False, os.getpriority(os.PRIO_PROCESS, 0))])
+USUAL = os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@pytest.mark.parametrize(
+    ("is_idle", "threads", "priority"),
+    [
+        (True, 1, (19, os.SCHED_BATCH)),
+        (False, 1, (USUAL, os.SCHED_BATCH)),
+        (True, 2, (USUAL, os.sched_getscheduler(0))),  # what they start would give way for ever
+    ],
+)
 def test_opening_gives_way_where_the_machine_has_anything_left_and_calls_do_not(
-    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_idle: bool, niceness: int
+    order: Order,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_idle: bool,
+    threads: int,
+    priority: tuple[int, int],
 ) -> None:
     seen = []
     monkeypatch.setattr(yielding, "_is_idle", lambda: is_idle)
     monkeypatch.setattr(opening, "_measured", lambda *_: seen.append(_priority()))
 
-    open_version(order, Settings(models=str(tmp_path)))
+    open_version(replace(order, threads=threads), Settings(models=str(tmp_path)))
 
-    assert seen == [(niceness, os.SCHED_BATCH)]
-    assert _priority() != (19, os.SCHED_BATCH)
+    assert seen == [priority]
+    assert _priority() == (USUAL, os.sched_getscheduler(0))
 
 
 def _priority() -> tuple[int, int]:

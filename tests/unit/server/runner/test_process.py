@@ -187,6 +187,17 @@ def test_a_runner_that_tells_what_none_does_is_killed(
     assert scripted.bury(-9).words == "told of itself what no runner does"
 
 
+def test_a_runner_that_sends_what_there_is_no_room_for_is_killed(
+    loop: Looped, scripted: Scripted, sleeper: int
+) -> None:
+    scripted.runner.born(sleeper, os.pidfd_open(sleeper))
+    with room_for(1):  # which the sender needs
+        scripted.say_bytes(b"connections 1", [0, 1])
+
+    loop.until(lambda: is_killed(sleeper))
+    assert scripted.bury(-9).words == "told of itself what no runner does"
+
+
 def test_a_runner_that_has_never_done_telling_holds_up_nobody(scripted: Scripted) -> None:
     with socket.socket(fileno=os.dup(scripted.nursery.control.fileno())) as end, suppress(BlockingIOError):
         while True:
