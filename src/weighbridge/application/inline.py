@@ -39,7 +39,7 @@ class Inline:
     async def _in_slices(self, rows: Rows) -> Outputs:
         parts: list[Outputs] = []
         for start in range(0, len(rows), self._slice_rows):
-            for _ in range(_LOOKS):  # before the first one, too: whoever cannot wait for the outputs takes the rows back
+            for _ in range(_LOOKS):  # before the first one, too: whoever cannot wait for outputs takes the rows back
                 await asyncio.sleep(0)
             part = rows[start : start + self._slice_rows]
             try:

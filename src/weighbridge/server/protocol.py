@@ -370,8 +370,10 @@ class GateProtocol(HttpToolsProtocol):
             return
         if self._refusal is not None:  # it waits for the replies before it; nothing after it counts
             return
-        if self._backlog:  # what was on its way when reading was paused
+        if self._backlog:  # what was on its way when reading was paused, or came since uvicorn has resumed it
             self._backlog += data
+            self._hold()
+            self._throttle()
             return
         alone = self._at_rest
         self._begun = 0

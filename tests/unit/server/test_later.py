@@ -327,7 +327,21 @@ def test_a_request_whose_deadline_passed_behind_another_is_not_asked_for(runners
 # The end
 
 
-def test_a_client_that_goes_away_takes_its_rows_back_and_is_counted(runners: Runners) -> None:
+def test_a_client_that_goes_away_takes_its_rows_back_and_is_counted(runners: Runners, target: bytes) -> None:
+    [connection] = runners.waiting(asking(target=target))
+    runners.here.look()
+    connection.transport.closing = True
+    connection.protocol.connection_lost(ConnectionResetError())
+    runners.here.look()
+
+    assert runners.client.futures[0].cancelled()
+    assert connection.transport.written == b""
+    assert runners.counted(ABANDONED) == 1
+    assert runners.counted(REQUEST) == 0
+    assert runners.here.gate.held == 0
+
+
+def test_a_client_that_goes_away_takes_back_what_waited_behind_as_well(runners: Runners) -> None:
     [connection] = runners.waiting(LATER + LATER)
     connection.transport.closing = True
     connection.protocol.connection_lost(ConnectionResetError())
@@ -390,6 +404,21 @@ def test_a_body_whose_reply_is_due_is_held(runners: Runners) -> None:
 
     assert runners.here.gate.held == 0
     assert connection.transport.reading
+
+
+def test_what_is_sent_ahead_while_a_reply_is_due_on_the_ordinary_road_is_held_and_not_read_on(
+    runners: Runners,
+) -> None:
+    [connection] = runners.waiting(ROAD + MISSING * 5)
+    for count in range(1, 4):
+        connection.protocol.flow.resume_reading()  # as uvicorn does when it is asked whether the client is there
+        connection.receive(MISSING)
+        assert runners.here.gate.held == count * len(MISSING)
+        assert not connection.transport.reading
+    runners.answer()
+    connection.settle()
+
+    assert replies(connection) == [OK, *[NOT_FOUND] * 8]
 
 
 def test_when_memory_is_short_what_is_due_is_refused_and_its_rows_are_taken_back(runners: Runners) -> None:
