@@ -623,12 +623,12 @@ def test_the_descriptors_of_runners_count_in_the_limit_on_a_workers_connections(
     play(scene, runners=3, workers=1, max_connections=10)
 
 
-def full_for(monkeypatch: pytest.MonkeyPatch, word: Word) -> list[Word]:
-    """The first message with a word finds no room; it is noted."""
+def full_for(monkeypatch: pytest.MonkeyPatch, word: Word, messages: int = 1) -> list[Word]:
+    """The first messages with a word find no room; they are noted."""
     send, refused = Channel.send, list[Word]()
 
     def send_late(self: Channel, sent: Word, *arguments: Any) -> bool:
-        if sent is word and not refused:
+        if sent is word and len(refused) < messages:
             refused.append(sent)
             return False
         return send(self, sent, *arguments)
@@ -651,6 +651,44 @@ def test_a_worker_whose_channel_is_full_is_told_of_a_runner_once_there_is_room(
         assert open_files() == descriptors
 
     play(scene, runners=1)
+
+
+def test_what_a_worker_is_told_keeps_its_order_while_its_channel_is_full(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        [actor], [hosted] = on.actors, on.openings.hosted
+        await on.until(lambda: actor.runners)
+        full_for(monkeypatch, Word.RUNNER, messages=2)
+        on.openings.replace(hosted, 0)
+        on.openings.put_out(hosted, "its process was killed")
+        await on.until(lambda: actor.out)
+
+        told = [word for word in actor.heard if word in {Word.RUNNER, Word.OUT}]
+        assert told == [Word.RUNNER, Word.RUNNER, Word.OUT]
+
+    play(scene, workers=1, runners=1)
+
+
+def test_a_worker_whose_channel_is_full_is_not_told_what_there_are_no_descriptors_to_keep(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dup(_descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scene(on: Stage) -> None:
+        [actor], [hosted] = on.actors, on.openings.hosted
+        await on.until(lambda: actor.runners)
+        full_for(monkeypatch, Word.RUNNER)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", dup)
+            on.openings.replace(hosted, 0)
+        on.openings.put_out(hosted, "its process was killed")
+        await on.until(lambda: actor.out)
+
+        assert len(actor.runners) == 1
+
+    play(scene, workers=1, runners=1)
 
 
 def test_what_a_worker_was_to_be_told_is_given_back_when_it_ends_before_there_is_room(
