@@ -82,20 +82,24 @@ class Runners:
 
     async def _open(self, order: Order, manifest: Manifest, options: Options) -> Hosted:
         first = await self._started(manifest.runtime, order, 0)
-        hosted = None
+        hosted, starting = None, list[asyncio.Task[RunnerProcess]]()
         try:
             hosted = self._placed(order, manifest, options, first.report.result())
             if hosted.placed.terms is None:
                 first.kill()
                 return hosted
             places = range(1, options.instances)
-            others = await asyncio.gather(*(self._started(manifest.runtime, order, place) for place in places))
+            starting += (asyncio.ensure_future(self._started(manifest.runtime, order, place)) for place in places)
+            others = await asyncio.gather(*starting)
             self._hosted[hosted.number] = hosted
             for runner in (first, *others):
                 hosted.join(runner)
             return hosted
         except BaseException:
             first.kill()
+            for task in starting:
+                task.cancel()
+                task.add_done_callback(_kill)
             if hosted is not None:
                 hosted.close()
             raise
@@ -282,14 +286,22 @@ class Runners:
         return runner_families(runners, versions)
 
 
+def _kill(started: "asyncio.Task[RunnerProcess]") -> None:
+    """End a runner that nobody wants any more, if it has come."""
+    if not started.cancelled() and started.exception() is None:
+        started.result().kill()
+
+
 def _of(hosted: Hosted) -> tuple[str, str]:
     return hosted.name, hosted.version
 
 
 def connect(models: Models, hosted: Hosted, runner: RunnerProcess) -> None:
     """Have the models of this very process ask a runner of a version."""
+    if hosted.board is None:  # it has ended
+        return
     end = runner.meet()
-    if end is not None and hosted.board is not None:
+    if end is not None:
         models.connect(hosted.number, end, runner.serial, os.dup(hosted.board), 0)
 
 

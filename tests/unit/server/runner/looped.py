@@ -9,7 +9,8 @@ from tests.waiting import DEADLINE
 
 ResultT = TypeVar("ResultT")
 
-_TURNS = 12
+TURNS = 12
+"""Of a loop, in which it does all that is to be done by now."""
 
 
 class Looped:
@@ -65,7 +66,7 @@ class Looped:
         """Have the loop do all that is to be done by now."""
 
         async def turns() -> None:
-            for _ in range(_TURNS):
+            for _ in range(TURNS):
                 await asyncio.sleep(0)
 
         self._runner.run(turns())

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from tests.starving import open_files, room_for
-from tests.unit.server.runner.looped import Looped
+from tests.unit.server.runner.looped import TURNS, Looped
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners import frames
@@ -75,11 +75,9 @@ class Scripted:
         assert self.nursery.control.send(word, text, descriptors)
         self._loop.settle()
 
-    def say_bytes(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send_bytes(self, message: bytes, descriptors: Sequence[int]) -> None:
         """Send what need not be a message."""
-        with socket.socket(fileno=os.dup(self.nursery.control.fileno())) as end:
-            socket.send_fds(end, [message], descriptors)
-        self._loop.settle()
+        socket.send_fds(self.nursery.control._socket, [message], descriptors)
 
     def write_error(self, text: str) -> None:
         os.write(self.nursery.errors, text.encode())
@@ -180,7 +178,7 @@ def test_a_runner_that_tells_what_none_does_is_killed(
     scripted.runner.born(sleeper, os.pidfd_open(sleeper))
     before = open_files()
 
-    scripted.say_bytes(message, [0, 1])
+    scripted.send_bytes(message, [0, 1])
 
     loop.until(lambda: is_killed(sleeper))
     assert open_files() == before
@@ -191,9 +189,14 @@ def test_a_runner_that_sends_what_there_is_no_room_for_is_killed(
     loop: Looped, scripted: Scripted, sleeper: int
 ) -> None:
     scripted.runner.born(sleeper, os.pidfd_open(sleeper))
-    with room_for(1):  # which the sender needs
-        scripted.say_bytes(b"connections 1", [0, 1])
 
+    async def starved() -> None:
+        with room_for(0):
+            scripted.send_bytes(b"connections 1", [0, 1])
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
+    loop.run(starved())
     loop.until(lambda: is_killed(sleeper))
     assert scripted.bury(-9).words == "told of itself what no runner does"
 
@@ -237,12 +240,14 @@ def test_a_runner_is_told_to_retire(scripted: Scripted) -> None:
     assert scripted.nursery.control.receive() == (Word.RETIRE, "", [])
 
 
-def test_a_runner_shows_for_how_long_it_is_in_a_call(scripted: Scripted) -> None:
+def test_a_runner_shows_what_it_does_and_for_how_long_it_is_in_a_call(scripted: Scripted) -> None:
     assert scripted.runner.busy_seconds == 0
     theirs = SharedVitals(os.dup(scripted.nursery.vitals))
 
     theirs.vitals.began = monotonic() - 5
 
+    theirs.vitals.rows = 3
+    assert scripted.runner.counts == {"calls": 0, "rows": 3, "busy_seconds": 0.0}
     assert 5 <= scripted.runner.busy_seconds < 5 + DEADLINE
     assert 0 <= scripted.runner.age < DEADLINE
     os.close(theirs.descriptor)
