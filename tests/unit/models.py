@@ -1,13 +1,14 @@
 """Trained models that need no library, here or in runners, and those who open them."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from weighbridge.adapters.manifest import ColumnSpec, Manifest
-from weighbridge.adapters.runners.terms import Placed, Supervision, Terms
+from weighbridge.adapters.runners.terms import Board, Placed, Supervision, Terms
 from weighbridge.domain.batch import DTYPES, Batch, Outputs, Rows
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
@@ -93,10 +94,19 @@ class FakeClients:
 
     def __init__(self, clients: Mapping[int, FakeClient]) -> None:
         self.supervision: Supervision | None = None
+        self.connected: list[tuple[int, int, Board]] = []
+        self.out: dict[int, str] = {}
         self._clients = clients
 
     def open(self, terms: Terms, _signature: Signature, _waited: Callable[[float], None]) -> FakeClient:
         return self._clients[terms.number]
+
+    def connect(self, number: int, end: socket.socket, instance: int, board: Board) -> None:
+        end.close()
+        self.connected.append((number, instance, board))
+
+    def unavailable(self, number: int, reason: str) -> None:
+        self.out[number] = reason
 
     def retire(self, client: FakeClient) -> None:
         client.retired = True

@@ -43,8 +43,7 @@ def served(model: FakeModel, rows: Rows) -> Outputs:
 
     async def ask() -> Outputs:
         found = Served("churn", "1", Inline(model, SLICE_ROWS), max_rows=100)(rows)
-        if not isinstance(found, Later):
-            return found
+        assert isinstance(found, Later)
         await asyncio.wait([found.outputs])
         return found.finish()
 

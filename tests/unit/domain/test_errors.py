@@ -4,6 +4,7 @@ from weighbridge.domain.errors import (
     FeatureCountMismatch,
     InvalidWeights,
     ModelCrashed,
+    NothingToRollBack,
     PredictionNotFinite,
     TooManyRows,
     WeighbridgeError,
@@ -27,6 +28,10 @@ from weighbridge.domain.errors import (
         (
             ModelCrashed(),
             "The model's process ended during the call; it is replaced, so the request may be sent again",
+        ),
+        (
+            NothingToRollBack(),
+            "expected a version that was live before this one, got none; activate one by its number",
         ),
         (InvalidWeights("expected one or more weights, got none"), "expected one or more weights, got none"),
     ],

@@ -290,6 +290,16 @@ def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_w
     assert b"\r\nconnection: close\r\n" in connection.feed(HEALTH)
 
 
+def test_a_tls_connection_ends_at_once_with_a_refusal_for_it_has_no_half_closed_state(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = here.connect()
+    monkeypatch.setattr(connection.transport, "can_write_eof", lambda: False)
+
+    assert codes(connection.feed(b"\0")) == ["bad_request"]
+    assert connection.transport.closing
+
+
 def test_an_ended_connection_is_counted(here: Served) -> None:
     here.connect().protocol.connection_lost(None)
 
