@@ -91,7 +91,7 @@ class FakeHosted(Hosted):
     def __init__(
         self, openings: "FakeOpenings", order: Order, options: Options, placed: Placed, board: int | None
     ) -> None:
-        super().__init__(order, options, placed, REPORT, board, _never)
+        super().__init__(order, options, placed, REPORT, board, lambda _: asyncio.get_running_loop().create_future())
         self._openings = openings
 
     @override
@@ -107,10 +107,6 @@ class FakeHosted(Hosted):
         self._openings.retired.append((self.name, self.version))
         self._openings.hosted.remove(self)
         _release(self)
-
-
-async def _never(_place: int) -> RunnerProcess:
-    raise AssertionError("expected a fake to start no runner")
 
 
 class FakeOpenings:
