@@ -5,6 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 BENCH := .bench/environments
+BATCHING := fastapi bentoml litserve mlserver
 PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 
 # Some images set it; each of the hundreds of processes that the tests start would compile every module anew.
@@ -38,6 +39,7 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 
 bench: wrk $(INSTALLED) $(BENCH)/report/installed $(PEERS:%=$(BENCH)/%/installed) ## measure beside the peers (RAY=1: Ray Serve too)
 	$(BENCH)/report/bin/python -m benchmarks.run --publish $(if $(RAY),--with-ray)
+	$(BIN)/python -m benchmarks.batched --publish
 	$(BIN)/python -m benchmarks.stages --publish
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.runtimes --publish
 
@@ -56,8 +58,11 @@ wrk:
 
 $(BENCH)/%/installed: benchmarks/requirements/%.txt
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
+	$(@D)/bin/pip install -q --disable-pip-version-check $(^:%=-r %)
 	@touch $@
+
+# Those that serve the models of the batched table, too.
+$(BATCHING:%=$(BENCH)/%/installed): benchmarks/requirements/models.txt
 
 lock: ## write requirements.lock anew from pyproject.toml
 	rm -rf .venv

@@ -28,20 +28,24 @@ class Scenario:
     title: str
     rows: Rows
     baseline: str
+    expected: list[float]
+    """The right predictions."""
+    tolerance: float = 1e-9
+    """By which predictions may differ from them, relative to their size."""
 
-    @property
-    def expected(self) -> list[float]:
-        """The right predictions."""
-        return [sum(feature * weight for feature, weight in zip(row, WEIGHTS, strict=True)) for row in self.rows]
+
+def _linear(name: str, form: str, title: str, rows: Rows, baseline: str) -> Scenario:
+    expected = [sum(feature * weight for feature, weight in zip(row, WEIGHTS, strict=True)) for row in rows]
+    return Scenario(name, form, title, rows, baseline, expected)
 
 
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("single", "single", "One row as JSON", _ONE_ROW, baseline="fastapi"),
-        Scenario("batch", "batch", "1,000 rows of 4 as JSON, 4 digits", _random_rows(1000, 4), baseline="fastapi"),
-        Scenario("digits", "batch", "1,000 rows of 4 as JSON, all digits", _random_rows(1000), baseline="fastapi"),
-        Scenario("binary", "binary", "1,000 rows of 4 as little-endian float64", _random_rows(1000), baseline="dot"),
+        _linear("single", "single", "One row as JSON", _ONE_ROW, baseline="fastapi"),
+        _linear("batch", "batch", "1,000 rows of 4 as JSON, 4 digits", _random_rows(1000, 4), baseline="fastapi"),
+        _linear("digits", "batch", "1,000 rows of 4 as JSON, all digits", _random_rows(1000), baseline="fastapi"),
+        _linear("binary", "binary", "1,000 rows of 4 as little-endian float64", _random_rows(1000), baseline="dot"),
     )
 }
 
@@ -60,8 +64,9 @@ class Request:
 class Server:
     """A server: how it is started, and its request in each form of load that it takes part in.
 
-    The command's first word is looked up in the environment, `.venv` for the project's own. `{port}`, `{port_2}` and
-    `{port_3}` in the command and in the variables become free ports.
+    The command's first word is looked up in the environment: `.venv` for the project's own, which is `weighbridge`, and
+    otherwise a folder under .bench/environments, or the path of one elsewhere. `{port}`, `{port_2}` and `{port_3}` in
+    the command and in the variables become free ports.
     """
 
     name: str
@@ -74,7 +79,8 @@ class Server:
     optional: bool = False
 
 
-def _compact(value: object) -> bytes:
+def compact(value: object) -> bytes:
+    """JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -84,12 +90,12 @@ def _doubles(body: bytes) -> list[float]:
 
 _ROW = Request(
     "/predict",
-    encode=lambda rows: _compact({"features": rows[0]}),
+    encode=lambda rows: compact({"features": rows[0]}),
     decode=lambda body: [json.loads(body)["prediction"]],
 )
 _ROWS = Request(
     "/predict/batch",
-    encode=lambda rows: _compact({"instances": rows}),
+    encode=lambda rows: compact({"instances": rows}),
     decode=lambda body: json.loads(body)["predictions"],
 )
 _BINARY = Request(
@@ -100,7 +106,7 @@ _BINARY = Request(
 )
 _V2 = Request(
     "/v2/models/linear/infer",
-    encode=lambda rows: _compact(
+    encode=lambda rows: compact(
         {
             "inputs": [
                 {
@@ -116,7 +122,8 @@ _V2 = Request(
 )
 
 
-def _uvicorn(module: str) -> tuple[str, ...]:
+def uvicorn(module: str) -> tuple[str, ...]:
+    """The command that has uvicorn serve the application of a module of `servers`."""
     options = ("--port", "{port}", "--no-access-log", "--log-level", "warning")
     return ("python", "-m", "uvicorn", f"benchmarks.servers.{module}:app", *options)
 
@@ -142,7 +149,7 @@ SERVERS = {
             "bare FastAPI with numpy",
             environment="fastapi",
             package="fastapi",
-            command=_uvicorn("fastapi_app"),
+            command=uvicorn("fastapi_app"),
             requests={"single": _ROW, "batch": _ROWS},
         ),
         Server(
@@ -150,7 +157,7 @@ SERVERS = {
             "uvicorn, constant reply",
             environment="fastapi",
             package="uvicorn",
-            command=_uvicorn("constant_app"),
+            command=uvicorn("constant_app"),
             requests={"single": _ROW},
         ),
         Server(
@@ -158,7 +165,7 @@ SERVERS = {
             "uvicorn, receive and np.dot",
             environment="fastapi",
             package="uvicorn",
-            command=_uvicorn("dot_app"),
+            command=uvicorn("dot_app"),
             requests={"binary": _BINARY},
         ),
         Server(

@@ -1,15 +1,18 @@
 """A server as a tree of processes: started on one core, asked, measured from /proc, and stopped."""
 
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import isclose
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 from benchmarks.catalogue import Request, Rows, Scenario, Server
 from benchmarks.results import ROOT, WORK, BenchmarkFailed
@@ -30,8 +33,8 @@ class RunningServer:
     def __init__(self, server: Server, core: int) -> None:
         self.server = server
         self._core = core
-        self.port, *others = _free_ports(3)
-        names = {"port": self.port, "port_2": others[0], "port_3": others[1]}
+        self.port, self.port_2, port_3 = _free_ports(3)
+        names = {"port": self.port, "port_2": self.port_2, "port_3": port_3}
         program, *arguments = (word.format(**names) for word in server.command)
         variables = {name: value.format(**names) for name, value in server.variables.items()}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEIGHBRIDGE_")}
@@ -82,6 +85,16 @@ class RunningServer:
         finally:
             connection.close()
 
+    def runners(self) -> list[dict[str, Any]]:
+        """What Weighbridge tells of its runners, on the admin listener, which has the second port."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port_2, timeout=30)
+        try:
+            connection.request("GET", "/runners")
+            told: list[dict[str, Any]] = json.loads(connection.getresponse().read())
+            return told
+        finally:
+            connection.close()
+
     def check(self, scenario: Scenario) -> None:
         """Raises BenchmarkFailed unless the server predicts the right values, and on its own core only."""
         request = self.server.requests[scenario.form]
@@ -89,7 +102,8 @@ class RunningServer:
         if status != _OK:
             raise BenchmarkFailed(f"{self.server.name}: expected 200 in {scenario.name}, got {status} {body[:200]!r}")
         got = request.decode(body)
-        if len(got) != len(scenario.rows) or not all(map(_close, got, scenario.expected)):
+        close = partial(isclose, rel_tol=scenario.tolerance, abs_tol=1e-3 * scenario.tolerance)
+        if len(got) != len(scenario.rows) or not all(map(close, got, scenario.expected)):
             raise BenchmarkFailed(
                 f"{self.server.name}: expected {scenario.expected[:3]}... in {scenario.name}, got {body[:200]!r}"
             )
@@ -154,6 +168,21 @@ class RunningServer:
         return tree
 
 
+@contextmanager
+def all_started(servers: Sequence[tuple[Server, Scenario]], core: int) -> Iterator[list[RunningServer]]:
+    """The servers, once each has answered its scenario, standing still; afterwards they have ended."""
+    running: list[RunningServer] = []
+    try:
+        for server, scenario in servers:
+            running.append(RunningServer(server, core))
+            running[-1].wait(scenario)
+            running[-1].sleep()
+        yield running
+    finally:
+        for one in running:
+            one.stop()
+
+
 def environment_of(server: Server) -> Path:
     """Where the programs of the server's virtual environment are. Raises BenchmarkFailed."""
     own = server.environment == "weighbridge"
@@ -190,10 +219,6 @@ def _free_ports(count: int) -> list[int]:
     for listener in sockets:
         listener.close()
     return ports
-
-
-def _close(one: float, other: float) -> bool:
-    return isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _stat(pid: int) -> list[str]:

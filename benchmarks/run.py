@@ -1,24 +1,18 @@
 """`python -m benchmarks.run`: measure servers side by side; README.md says how, `--help` what can be chosen."""
 
 import argparse
-import os
-import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterable
 
 from benchmarks.catalogue import SCENARIOS, SERVERS, Scenario, Server
-from benchmarks.load import Load
-from benchmarks.processes import RunningServer, environment_of
+from benchmarks.load import WARM_UP_SECONDS, Load, say
+from benchmarks.processes import RunningServer, all_started, environment_of
 from benchmarks.report import FULL, as_markdown, publish_results
-from benchmarks.results import WORK, BenchmarkFailed, Burst, Results, Start
+from benchmarks.results import WORK, BenchmarkFailed, Results, Start
 from benchmarks.wrk import check_tools
 
-_WARM_UP_SECONDS = 1
 _UNSUPPORTED = 415
 
 
@@ -56,17 +50,17 @@ class Run:
         self._options = options
         chosen = {*options.servers, *(["ray"] if options.with_ray else [])}
         self._servers = [server for name, server in SERVERS.items() if name in chosen]
-        cores = sorted(os.sched_getaffinity(0))
-        self._load = Load(options.connections, server_core=cores[0], load_core=cores[min(1, len(cores) - 1)])
-        self._results = Results(_conditions(options, self._load))
+        self._load = Load.from_another_core(options.connections)
+        conditions = self._load.conditions(options.rounds, options.seconds)
+        self._results = Results(conditions | {"starts": f"{options.starts}, each server alone"})
 
     def run(self) -> None:
         """Measure, keep the results, print them, and publish them if that was asked for."""
-        os.sched_setaffinity(0, {self._load.load_core})  # this program must not disturb the servers either
         self._results.versions = {server.name: _version(server) for server in self._servers}
         for server in self._servers:
             self._results.starts[server.name] = [self._start_alone(server) for _ in range(self._options.starts)]
-        with _all_started(self._servers, self._load.server_core) as running:
+        first = [(server, _first_scenario(server)) for server in self._servers]
+        with all_started(first, self._load.server_core) as running:
             for name in self._options.scenarios:
                 self._measure(SCENARIOS[name], running)
         self._results.save(FULL if self._options.publish else WORK / "latest.json")
@@ -75,13 +69,13 @@ class Run:
             publish_results(self._results)
 
     def _start_alone(self, server: Server) -> Start:
-        _say(f"{server.title}: start and memory")
+        say(f"{server.title}: start and memory")
         scenario = _first_scenario(server)
         running = RunningServer(server, self._load.server_core)
         try:
             seconds = running.wait(scenario)
             before = running.cpu_seconds()
-            self._load.burst(running, scenario, _WARM_UP_SECONDS)
+            self._load.burst(running, scenario, WARM_UP_SECONDS)
             used = {pid: after - before.get(pid, 0.0) for pid, after in running.cpu_seconds().items()}
             memory = running.memory_mib()
             serving = max(memory, key=lambda pid: used.get(pid, 0.0))
@@ -94,17 +88,9 @@ class Run:
         if not {one.server.name for one in able} > {scenario.baseline}:
             self._note(f"{scenario.title}: expected {SERVERS[scenario.baseline].title} and another server beside it")
             return
-        rounds: dict[str, list[Burst]] = {one.server.name: [] for one in able}
-        self._results.bursts[scenario.name] = rounds
-        for one in able:
-            with one.awake():
-                self._load.burst(one, scenario, _WARM_UP_SECONDS)
-        for number in range(self._options.rounds):
-            _say(f"{scenario.title}: round {number + 1} of {self._options.rounds}")
-            first = number % len(able)
-            for one in able[first:] + able[:first]:  # so that no server always follows the same one
-                with one.awake():
-                    rounds[one.server.name].append(self._load.burst(one, scenario, self._options.seconds))
+        self._results.bursts[scenario.name] = self._load.by_turns(
+            able, scenario, self._options.rounds, self._options.seconds
+        )
 
     def _supports(self, running: RunningServer, scenario: Scenario) -> bool:
         with running.awake():
@@ -116,22 +102,8 @@ class Run:
         return False
 
     def _note(self, note: str) -> None:
-        _say(note)
+        say(note)
         self._results.notes.append(note)
-
-
-@contextmanager
-def _all_started(servers: Iterable[Server], core: int) -> Iterator[list[RunningServer]]:
-    running: list[RunningServer] = []
-    try:
-        for server in servers:
-            running.append(RunningServer(server, core))
-            running[-1].wait(_first_scenario(server))
-            running[-1].sleep()
-        yield running
-    finally:
-        for one in running:
-            one.stop()
 
 
 def _first_scenario(server: Server) -> Scenario:
@@ -142,27 +114,6 @@ def _version(server: Server) -> str:
     code = f"from importlib.metadata import version; print(version({server.package!r}))"
     python = environment_of(server) / "python"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _conditions(options: argparse.Namespace, load: Load) -> dict[str, str]:
-    models = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    cores = f"the servers on core {load.server_core}, wrk on core {load.load_core}"
-    if load.server_core == load.load_core:
-        cores = "one core only, which the servers share with wrk: the throughput is that of both together"
-    kernel = ".".join(platform.release().split(".")[:2])
-    return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "processor": next(models, "model name: unknown").partition(":")[2].strip(),
-        "system": f"{platform.system()} {kernel}, Python {platform.python_version()}",
-        "cores": cores,
-        "load": f"{options.connections} keep-alive connections, {options.rounds} rounds of bursts of "
-        f"{options.seconds} s, after a warm-up",
-        "starts": f"{options.starts}, each server alone",
-    }
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
 
 
 if __name__ == "__main__":

@@ -14,22 +14,6 @@ def open_files() -> list[str]:
     return sorted(link.name for link in Path("/proc/self/fd").iterdir())
 
 
-def open_artefacts() -> int:
-    """How many artefacts of models this process has in memory."""
-    return sum("weighbridge-artefact" in str(link.resolve()) for link in Path("/proc/self/fd").iterdir())
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Whatever is left to the collector of garbage stays meanwhile."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 @contextmanager
 def room_for(descriptors: int, pid: int = 0) -> Iterator[None]:
     """The process, by default this one, has room for so many descriptors more, and no others."""

@@ -4,6 +4,7 @@ import bentoml
 import numpy as np
 
 from benchmarks.servers import WEIGHTS
+from benchmarks.servers.trained import MOST_ROWS, Trained
 
 
 @bentoml.service(workers=1, logging={"access": {"enabled": False}})
@@ -23,3 +24,16 @@ class Linear:
         """Score many rows at once."""
         predictions: np.ndarray = instances @ self._weights
         return predictions
+
+
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
+class Batched:
+    """A trained model, called for the rows of many requests."""
+
+    def __init__(self) -> None:
+        self._trained = Trained()
+
+    @bentoml.api(route="/predict", batchable=True, max_batch_size=MOST_ROWS)
+    async def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Score the rows of some requests."""
+        return self._trained(rows)

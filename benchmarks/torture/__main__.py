@@ -8,7 +8,7 @@ from http.client import HTTPException
 from time import monotonic
 
 from benchmarks.results import BenchmarkFailed
-from benchmarks.torture import capacity, hangs, models, overload, signals, soak, starvation
+from benchmarks.torture import capacity, crashes, hangs, models, neighbours, overload, signals, soak, starvation
 from benchmarks.torture.report import Row, as_markdown, keep, publish_rows
 from benchmarks.wrk import check_tools
 
@@ -19,6 +19,12 @@ SCENARIOS: dict[str, Callable[[], Iterator[Row]]] = {
     "stopped": hangs.stopped,
     "blocked": hangs.blocked,
     "orphans": signals.orphans,
+    "beside": neighbours.beside,
+    "long-calls": neighbours.long_calls,
+    "raises": crashes.raises,
+    "crashes": crashes.crashes,
+    "never-returns": crashes.never_returns,
+    "hostile-runner": crashes.hostile_runner,
     "overload": overload.slow_model,
     "embedded": overload.embedded_model,
     "stdout": starvation.standard_output_closed,
@@ -30,7 +36,10 @@ SCENARIOS: dict[str, Callable[[], Iterator[Row]]] = {
     "large-model": models.large_model,
     "hostile": models.hostile,
     "memory": capacity.memory,
-    "workers": capacity.two_workers,
+    "many-models": capacity.many_models,
+    "workers": capacity.shared_connections,
+    "shared-calls": capacity.shared_calls,
+    "instances": capacity.two_instances,
     "fast-road": capacity.fast_road,
     "soak": soak.soak,
 }

@@ -30,6 +30,21 @@ def write_good(models: Path, name: str, version: str) -> Path:
     return weighbridge.package(weights, models / name / version, example=np.ones((1, WIDTH)))
 
 
+def write_heavy(models: Path, name: str, *, call_ms: float = 0, row_ms: float = 0, options: str = "") -> None:
+    """A model that keeps Python busy for so long, as `heavy` has it, in a runner with these options."""
+    rows = ([float(number)] * WIDTH for number in (1, 2))
+    golden = [_golden(row, sum(row)) for row in rows]
+    costs = json.dumps([call_ms, row_ms]).encode()
+    entry = 'entry = "benchmarks.torture.heavy:Heavy"\n'
+    _write(models / name / "1", "python", "costs.json", costs, more=entry, golden=golden)
+    rollout(models, name, options)
+
+
+def rollout(models: Path, name: str, text: str) -> None:
+    """Write the operator's file of a model."""
+    (models / name / "rollout.toml").write_text(text, "utf-8")
+
+
 def spoil(artefact: Path) -> None:
     """Change a byte of a file, in place."""
     content = bytearray(artefact.read_bytes())
@@ -62,8 +77,7 @@ def write_large(models: Path, name: str, versions: Sequence[str]) -> Path:
         else:
             artefact.write_bytes(model)
         row = [float(number)] * WIDTH
-        golden = f"[[golden]]\ninput = {{ features = {row} }}\noutput = {{ prediction = {sum(row) * _LARGE_FACTOR} }}\n"
-        _manifest(directory, start, golden)
+        _manifest(directory, start, _golden(row, sum(row) * _LARGE_FACTOR))
     return artefact
 
 
@@ -81,14 +95,20 @@ def _graph(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]) -> onnx
     return helper.make_graph(nodes, "graph", [features], [prediction], tensors)
 
 
-def _write(directory: Path, runtime: str, file: str, artefact: bytes) -> None:
+def _write(
+    directory: Path, runtime: str, file: str, artefact: bytes, *, more: str = "", golden: Sequence[str] = ()
+) -> None:
     directory.mkdir(parents=True)
     (directory / file).write_bytes(artefact)
-    _manifest(directory, _start(runtime, file, artefact))
+    _manifest(directory, _start(runtime, file, artefact) + more, "".join(golden))
 
 
 def _start(runtime: str, file: str, artefact: bytes) -> str:
     return f'runtime = "{runtime}"\nartefact = "{file}"\nsha256 = "{sha256(artefact).hexdigest()}"\n'
+
+
+def _golden(row: list[float], prediction: float) -> str:
+    return f"[[golden]]\ninput = {{ features = {row} }}\noutput = {{ prediction = {prediction} }}\n"
 
 
 def _manifest(directory: Path, start: str, end: str = "") -> None:

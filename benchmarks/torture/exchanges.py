@@ -1,5 +1,6 @@
 """What clients ask, what becomes of each request, and the journal in which every one of them ends exactly once."""
 
+import json
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,12 @@ class Ask:
         if not keeps:
             lines.append("Connection: close")
         return "\r\n".join([*lines, f"Content-Length: {len(self.body)}", "", ""]).encode() + self.body
+
+
+def ask_of(model: str, row: Sequence[float], *, status: int = 200, deadline_ms: int | None = None) -> Ask:
+    """A row for a model of which any answer will do."""
+    body = json.dumps({"features": list(row)}, separators=(",", ":")).encode()
+    return Ask(f"/models/{model}/predict", body, status, (), deadline_ms)
 
 
 class Reply:

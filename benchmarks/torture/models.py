@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,12 +18,21 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.processes import busy_seconds, stolen_seconds
-from benchmarks.torture.artefacts import FACTORS, WIDTH, artefact_of, spoil, write_good, write_hostile, write_large
+from benchmarks.torture.artefacts import (
+    FACTORS,
+    WIDTH,
+    artefact_of,
+    rollout,
+    spoil,
+    write_good,
+    write_hostile,
+    write_large,
+)
 from benchmarks.torture.clients import Crowd, Load
 from benchmarks.torture.exchanges import HOST, UNSENT, Ask, Journal
 from benchmarks.torture.openloop import OpenLoop
 from benchmarks.torture.report import Row
-from benchmarks.torture.service import Service, running
+from benchmarks.torture.service import Service, pss_mb, serving, tree_of
 
 _NAME = "scored"
 _TIMES = 100
@@ -34,7 +43,9 @@ _WATCHED_SECONDS = 5.0
 _ASK_SECONDS = 120.0
 _LARGE = "large"
 _LARGE_CONNECTIONS = 600
-_LARGE_TIMES = 9
+_LARGE_TIMES = 7
+_LARGE_WORKERS = 4
+_LARGE_SETTLED_SECONDS, _LARGE_MORE_MB = 10.0, 450
 _LARGE_SECONDS = 30.0
 _LEAD_SECONDS, _BEFORE_SECONDS = 3.0, 8.0
 _ACTIVATED, _TOO_SLOW = "activated", "activated when the load was over"
@@ -42,7 +53,7 @@ _RUNGS, _RUNG_SECONDS = (2_000.0, 4_000.0, 7_000.0, 11_000.0, 15_000.0, 20_000.0
 _LOOK_SECONDS = 0.05
 _HALF = 0.5
 _CORES = os.cpu_count() or 1
-_MORE = 1.5
+_MORE = 3
 _LOAD_TIMEOUT = 20.0
 _LOAD_MEMORY = 2 * 1024**3
 
@@ -69,12 +80,6 @@ def _models() -> Iterator[Path]:
         yield models
 
 
-def _service(models: Path, name: str, **variables: str) -> Service:
-    return Service(
-        name=name, variables={"WEIGHBRIDGE_MODELS": str(models), "WEIGHBRIDGE_MODELS_WATCH": "off", **variables}
-    )
-
-
 def _activate(service: Service, name: str, version: str) -> tuple[int, str]:
     """Status of the operation and, when it was refused, the reason."""
     connection = http.client.HTTPConnection(HOST, service.admin_port, timeout=_ASK_SECONDS)
@@ -89,24 +94,21 @@ def _activate(service: Service, name: str, version: str) -> tuple[int, str]:
 
 def _live(service: Service) -> set[bytes]:
     """What new connections are answered with now."""
-    answers = set()
-    for _ in range(2 * service.workers_wanted):
-        connection = http.client.HTTPConnection(HOST, service.port, timeout=_ASK_SECONDS)
-        try:
-            connection.request("POST", _ASK.path, _ASK.body, {"Content-Type": "application/json"})
-            answers.add(connection.getresponse().read())
-        finally:
-            connection.close()
-    return answers
+    return {service.send(_ASK, _ASK_SECONDS)[1] for _ in range(2 * service.workers_wanted)}
 
 
 def activations() -> Iterator[Row]:
-    """100 activations to and fro under load, a third of them of a corrupt version."""
+    """100 activations to and fro under load, a third of them of a corrupt version: inline, and in runners."""
+    for placement in ("inline", "runner"):
+        yield from _activations(placement)
+
+
+def _activations(placement: str) -> Iterator[Row]:
     with _models() as models:
         shutil.copytree(models / _NAME / "1", models / _NAME / "3")
         spoil(artefact_of(models / _NAME / "3"))
-        (models / _NAME / "rollout.toml").write_text('live = "1"\n', "utf-8")
-        with running(_service(models, "activations")) as service, Load(_crowd(service)) as load:
+        rollout(models, _NAME, f'live = "1"\nplacement = "{placement}"\n')
+        with serving(models, "activations") as service, Load(_crowd(service)) as load:
             before = service.worker_pids()
             live, seconds, unexpected, reasons, disagreeing = "1", [], [], set(), 0
             for number in range(_TIMES):
@@ -125,7 +127,7 @@ def activations() -> Iterator[Row]:
             journal = load.stop()
             same = service.worker_pids() == before
     yield Row(
-        f"{_TIMES} activations to and fro under load, a third of them corrupt",
+        f"{_TIMES} activations to and fro under load, a third of them corrupt, placement {placement}",
         "0 failed or lost requests, answers of two versions only",
         f"of {len(journal):,} requests {len(journal.lost)} lost, {journal.unsent} not taken, {journal.wrong} with an "
         f"error or another answer; an activation took {median(seconds) * 1000:.0f} ms, at most "
@@ -149,7 +151,7 @@ def corrupt_on_disk() -> Iterator[Row]:
     with _models() as models:
         artefact = artefact_of(models / _NAME / "2")
         good = artefact.read_bytes()
-        with running(_service(models, "corrupt-on-disk")) as service, Load(_crowd(service)) as load:
+        with serving(models, "corrupt-on-disk") as service, Load(_crowd(service)) as load:
             sleep(1)
             spoil(artefact)
             victim = min(service.worker_pids())
@@ -186,19 +188,21 @@ def _reasons(service: Service) -> list[str]:
 
 
 def large_model() -> Iterator[Row]:
-    """Opening an ONNX model of 500 MB, some times, while another one serves at half load."""
-    versions = [str(number) for number in range(2, 2 + _LARGE_TIMES)]
+    """Opening an ONNX model of 500 MB in a runner: memory, and then, some times, while another serves at half load."""
+    first, *versions = (str(number) for number in range(2, 3 + _LARGE_TIMES))
     with _models() as models:
         write_good(models, _LARGE, "1")
-        size = write_large(models, _LARGE, versions).stat().st_size
-        (models / _LARGE / "rollout.toml").write_text('live = "1"\n', "utf-8")
+        size = write_large(models, _LARGE, [first, *versions]).stat().st_size / 1e6
+        rollout(models, _LARGE, 'live = "1"\nplacement = "runner"\n')
         os.sync()  # else the disk is busy with what was just written while it is measured
-        with running(_service(models, "large")) as service:
+        with serving(models, "large", workers=_LARGE_WORKERS) as service:
+            yield _memory_of_large(service, first, size)
             trials = [_open_large(service, version) for version in versions]
     ratios = [trial.p99 / trial.p99_before for trial in trials]
     lost, unsent, wrong = (sum(each) for each in zip(*(trial.failures for trial in trials), strict=True))
     yield Row(
-        f"opening an ONNX model of {size / 1e6:.0f} MB, {_LARGE_TIMES} times, while another one serves at half load "
+        f"opening an ONNX model of {size:.0f} MB in a runner, {_LARGE_TIMES} times, while {_LARGE_WORKERS} workers "
+        "answer for another one inline at half load "
         f"({median(trial.rate for trial in trials):,.0f} a second, clients on the same cores, which are "
         f"{median(trial.busy for trial in trials):.0%} busy)",
         f"that one's p99 at most {_MORE} times",
@@ -212,6 +216,34 @@ def large_model() -> Iterator[Row]:
         f"not taken, {wrong} with an error",
         ok=all(trial.outcome == _ACTIVATED for trial in trials) and median(ratios) <= _MORE and not lost and not wrong,
     )
+
+
+def _memory_of_large(service: Service, version: str, size: float) -> Row:
+    sizes: list[float] = []
+    with ThreadPoolExecutor() as threads:
+        activating = threads.submit(_activate, service, _LARGE, version)
+        while not activating.done():
+            sizes.append(_pss_of_all(service))
+            sleep(_LOOK_SECONDS)
+        status, reason = activating.result()
+    sleep(_LARGE_SETTLED_SECONDS)
+    after = _pss_of_all(service)
+    return Row(
+        f"{_LARGE_WORKERS} workers, an ONNX model of {size:.0f} MB in a runner",
+        f"memory (PSS) of all processes {_LARGE_SETTLED_SECONDS:g} s after opening at most the file plus "
+        f"{_LARGE_MORE_MB} MB",
+        f"{after:.0f} MB: the file plus {after - size:.0f}; {max(sizes):.0f} MB at its peak"
+        + (f"; {status} {reason}" if status != _OK else ""),
+        ok=status == _OK and after <= size + _LARGE_MORE_MB,
+    )
+
+
+def _pss_of_all(service: Service) -> float:
+    total = 0.0
+    for pid in tree_of(service.pid):
+        with suppress(OSError):  # it has ended
+            total += pss_mb(pid)
+    return total
 
 
 class _Trial(NamedTuple):
@@ -284,14 +316,13 @@ def hostile() -> Iterator[Row]:
     with _models() as models:
         trace = models.parent / "trace"
         versions = write_hostile(models, _NAME, trace)
-        (models / _NAME / "rollout.toml").write_text('live = "1"\n', "utf-8")
+        rollout(models, _NAME, 'live = "1"\n')
         variables = {
             "PYTHONPATH": os.pathsep.join([str(models.parent / "code"), os.environ.get("PYTHONPATH", "")]),
-            "WEIGHBRIDGE_PYTHON_MODELS": "true",
             "WEIGHBRIDGE_LOAD_TIMEOUT": str(_LOAD_TIMEOUT),
             "WEIGHBRIDGE_LOAD_MEMORY_BYTES": str(_LOAD_MEMORY),
         }
-        with running(_service(models, "hostile", **variables)) as service, Load(_crowd(service)) as load:
+        with serving(models, "hostile", variables) as service, Load(_crowd(service)) as load:
             before = service.worker_pids()
             answers = {what: _activate(service, _NAME, version) for what, version in versions.items()}
             lost_workers = len(before - service.worker_pids())

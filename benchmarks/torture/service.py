@@ -16,7 +16,7 @@ from time import monotonic, sleep
 from typing import IO, Any
 
 from benchmarks.results import ROOT, WORK, BenchmarkFailed
-from benchmarks.torture.exchanges import HOST
+from benchmarks.torture.exchanges import HOST, Ask
 
 SERVE = ("-m", "weighbridge", "serve")
 SLOW = ("-m", "benchmarks.torture.slow_service")
@@ -127,6 +127,31 @@ class Service:
         finally:
             connection.close()
 
+    def send(self, ask: Ask, seconds: float = DEADLINE) -> tuple[int, bytes]:
+        """Status and body of the reply to a request, on a connection of its own. Raises OSError, HTTPException."""
+        headers = {"Content-Type": "application/json"}
+        if ask.deadline_ms is not None:
+            headers["X-Request-Timeout-Ms"] = str(ask.deadline_ms)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=seconds)
+        try:
+            connection.request("POST", ask.path, ask.body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def runners(self, model: str | None = None) -> list[dict[str, Any]]:
+        """The runners as the admin listener shows them: all, or those of one model."""
+        listed: list[dict[str, Any]] = json.loads(self.ask("/runners")[1])
+        return [runner for runner in listed if model is None or runner["model"] == model]
+
+    def is_ready(self) -> bool:
+        """Whether the whole service says that it is."""
+        try:
+            return self.ask("/readyz")[0] == _OK
+        except (OSError, http.client.HTTPException):
+            return False
+
     def workers(self) -> list[Worker]:
         """The workers that there are. Raises OSError, HTTPException, ValueError."""
         status, body = self.ask("/workers")
@@ -168,6 +193,17 @@ def running(service: Service) -> Iterator[Service]:
         service.stop()
 
 
+@contextmanager
+def serving(
+    models: Path, name: str, variables: Mapping[str, str] | None = None, *, workers: int = 2
+) -> Iterator[Service]:
+    """The service with these models, once they are open; the runtime `python` is allowed."""
+    given = {"WEIGHBRIDGE_MODELS": str(models), "WEIGHBRIDGE_MODELS_WATCH": "off", "WEIGHBRIDGE_PYTHON_MODELS": "true"}
+    with running(Service(name=name, workers=workers, variables={**given, **(variables or {})})) as service:
+        service.until(service.is_ready, "the models to be open")
+        yield service
+
+
 def free_port() -> int:
     """A port that nobody listens on, below those from which the system gives clients theirs."""
     return next(number for number in _PORTS if not is_listening(number))
@@ -199,8 +235,17 @@ def is_alive(pid: int) -> bool:
 
 def pss_mb(pid: int) -> float:
     """Proportional set size in MB (1,000,000 bytes)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / _MB
+    return _memory_mb(pid, "Pss:")
+
+
+def private_mb(pid: int) -> float:
+    """Memory that no other process has, in MB (1,000,000 bytes)."""
+    return _memory_mb(pid, "Private_Clean:", "Private_Dirty:")
+
+
+def _memory_mb(pid: int, *kinds: str) -> float:
+    lines = map(str.split, Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines())
+    return sum(int(fields[1]) for fields in lines if fields[0] in kinds) * 1024 / _MB
 
 
 def descriptors(pid: int) -> int:

@@ -3,17 +3,24 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
+from benchmarks.torture.artefacts import WIDTH, rollout, write_good
 from benchmarks.torture.clients import Crowd, Load
-from benchmarks.torture.exchanges import HOST, Journal
+from benchmarks.torture.exchanges import HOST, Ask, Journal, ask_of
 from benchmarks.torture.report import Row
 from benchmarks.torture.service import Service, client_ports, is_alive, running, tree_of
 
 _TIMES = 20
+_NAME = "scored"
+_ASKS = (Ask(), ask_of(_NAME, [1.0] * WIDTH))
 _DRAIN_DELAYS = (0.0, 0.5)
 _DRAIN_TIMEOUT = 10.0
 _PAUSE_SECONDS = 0.01
@@ -23,37 +30,49 @@ _REPLACED_SECONDS = 2.0
 _ORPHAN_SECONDS = 2.0
 
 
+@contextmanager
+def _models() -> Iterator[dict[str, str]]:
+    """The variables of a service with a model that has a runner."""
+    with TemporaryDirectory() as models:
+        write_good(Path(models), _NAME, "1")
+        rollout(Path(models), _NAME, 'placement = "runner"\n')
+        yield {"WEIGHBRIDGE_MODELS": models, "WEIGHBRIDGE_MODELS_WATCH": "off"}
+
+
 def sigterm() -> Iterator[Row]:
     """20 times: start, load, SIGTERM in the middle of it."""
-    for delay in _DRAIN_DELAYS:
-        lost: list[float] = []
-        wrong = answered = 0
-        codes, seconds = [], []
-        for _ in range(_TIMES):
-            service = Service(
-                name="sigterm",
-                variables={"WEIGHBRIDGE_DRAIN_DELAY": str(delay), "WEIGHBRIDGE_DRAIN_TIMEOUT": str(_DRAIN_TIMEOUT)},
-            )
-            with running(service), Load(Crowd(service.port)) as load:
-                sleep(1)
-                at = monotonic()
-                service.signal(signal.SIGTERM)
-                codes.append(service.process.wait())
-                seconds.append(monotonic() - at)
-                journal = load.stop()
-            lost += [float(began) - at for began in journal.lost.began]
-            wrong += journal.wrong
-            answered += journal.answered
-        limit = delay + _DRAIN_TIMEOUT
-        good_ends = sum(not code for code in codes)
-        yield Row(
-            f"{_TIMES} SIGTERMs, drain delay {delay:g} s",
-            f"0 requests sent and not answered; exit 0 within {limit:g} s",
-            f"{len(lost)} of {answered + wrong + len(lost):,} not answered{_span(lost)}, "
-            f"{wrong} answered with an error; "
-            f"{good_ends} times exit 0, after {median(seconds):.2f} s, at most {max(seconds):.2f}",
-            ok=not lost and not wrong and good_ends == _TIMES and max(seconds) <= limit,
-        )
+    with _models() as models:
+        for delay in _DRAIN_DELAYS:
+            yield _sigterm(delay, models)
+
+
+def _sigterm(delay: float, models: Mapping[str, str]) -> Row:
+    lost: list[float] = []
+    wrong = answered = 0
+    codes, seconds = [], []
+    drain = {"WEIGHBRIDGE_DRAIN_DELAY": str(delay), "WEIGHBRIDGE_DRAIN_TIMEOUT": str(_DRAIN_TIMEOUT)}
+    for _ in range(_TIMES):
+        service = Service(name="sigterm", variables={**models, **drain})
+        with running(service), Load(Crowd(service.port, asks=_ASKS)) as load:
+            sleep(1)
+            at = monotonic()
+            service.signal(signal.SIGTERM)
+            codes.append(service.process.wait())
+            seconds.append(monotonic() - at)
+            journal = load.stop()
+        lost += [float(began) - at for began in journal.lost.began]
+        wrong += journal.wrong
+        answered += journal.answered
+    limit = delay + _DRAIN_TIMEOUT
+    good_ends = sum(not code for code in codes)
+    return Row(
+        f"{_TIMES} SIGTERMs, drain delay {delay:g} s, half of the requests to a model in a runner",
+        f"0 requests sent and not answered; exit 0 within {limit:g} s",
+        f"{len(lost)} of {answered + wrong + len(lost):,} not answered{_span(lost)}, "
+        f"{wrong} answered with an error; "
+        f"{good_ends} times exit 0, after {median(seconds):.2f} s, at most {max(seconds):.2f}",
+        ok=not lost and not wrong and good_ends == _TIMES and max(seconds) <= limit,
+    )
 
 
 def _span(lost: list[float]) -> str:
@@ -62,7 +81,11 @@ def _span(lost: list[float]) -> str:
 
 def sighup() -> Iterator[Row]:
     """20 times SIGHUP to one service, each when the last has replaced all workers."""
-    with running(Service(name="sighup")) as service, Load(_crowd(service)) as load:
+    with (
+        _models() as models,
+        running(Service(name="sighup", variables=models)) as service,
+        Load(replace(_crowd(service), asks=_ASKS)) as load,
+    ):
         seconds, kept = [], 0
         for _ in range(_TIMES):
             sleep(0.2)
@@ -74,7 +97,7 @@ def sighup() -> Iterator[Row]:
             kept += len(before & service.worker_pids())
         journal = load.stop()
     yield Row(
-        f"{_TIMES} SIGHUPs",
+        f"{_TIMES} SIGHUPs, half of the requests to a model in a runner",
         "0 lost, 0 errors",
         f"of {len(journal):,} requests {len(journal.lost)} lost, {journal.unsent} not taken, {journal.wrong} with an "
         f"error; all workers were new after {median(seconds):.1f} s, at most {max(seconds):.1f}",

@@ -12,6 +12,7 @@ from dependency_injector import providers
 from fastapi import FastAPI
 from typing_extensions import override
 
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.container import Container
 from weighbridge.entrypoints import worker
@@ -37,7 +38,7 @@ class SlowPredict(PredictUseCase):
         return super().__call__(features, scale_factor)
 
 
-def slow_app(settings: Settings, memory: memoryview, live: Mapping[str, str]) -> FastAPI:
+def slow_app(settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> FastAPI:
     """The application of a worker of the service, with this model."""
     app = worker.application(settings, memory, live)
     container: Container = app.state.container

@@ -1,8 +1,7 @@
 """The bill of materials: what the service is made of, and the only place where it is put together."""
 
+import operator
 from collections.abc import Mapping
-from functools import partial
-from operator import methodcaller
 
 from dependency_injector import containers, providers
 
@@ -12,12 +11,14 @@ from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.metrics import RequestMetrics
 from weighbridge.adapters.repository import Repository
+from weighbridge.adapters.runners.client import RunnerClients
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.runtimes import Trust
 from weighbridge.adapters.series import MEMORY_BYTES
-from weighbridge.adapters.stock import golden_row
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.adapters.weights import SettingsWeights
 from weighbridge.application.predict import PredictUseCase
+from weighbridge.application.queue import Queue
 from weighbridge.application.readiness import Readiness
 from weighbridge.application.registry import ModelRegistry
 from weighbridge.settings import Settings
@@ -26,12 +27,13 @@ from weighbridge.settings import Settings
 class Container(containers.DeclarativeContainer):
     """Every collaborator, built once from the settings: `Container(settings=Settings.load())`.
 
-    `live` has the live version of each model by its name, where a supervisor says so; with None it is the repository.
+    `live` has the live version of each model by its name, and where it is called, where a supervisor says so; with None
+    it is the repository.
     """
 
     settings = providers.Dependency(instance_of=Settings)
     log_descriptor = providers.Object(1)
-    live: providers.Object[Mapping[str, str] | None] = providers.Object(None)
+    live: providers.Object[Mapping[str, Placed] | None] = providers.Object(None)
 
     logger = providers.Resource(
         start_logging,
@@ -48,8 +50,9 @@ class Container(containers.DeclarativeContainer):
         policy=settings.provided.log_requests,
         slow_ms=settings.provided.slow_request_ms,
     )
+    max_wait = providers.Callable(operator.truediv, settings.provided.max_wait_ms, 1000)
     weights = providers.Singleton(SettingsWeights, settings)
-    loaded_weights = providers.Singleton(methodcaller("load"), weights)
+    loaded_weights = providers.Singleton(operator.methodcaller("load"), weights)
     predict = providers.Singleton(PredictUseCase, weights=loaded_weights, max_rows=settings.provided.max_rows)
     embedded = providers.Singleton(embedded_model, loaded_weights)
     repository = providers.Singleton(Repository, settings.provided.models, settings.provided.load_memory_bytes)
@@ -58,10 +61,16 @@ class Container(containers.DeclarativeContainer):
         repository,
         providers.Factory(Trust, types=settings.provided.trusted_types, python=settings.provided.python_models),
     )
-    registry = providers.Singleton(
-        ModelRegistry,
+    queue = providers.Singleton(Queue, max_wait=max_wait)
+    registry = providers.Singleton(ModelRegistry)
+    clients = providers.Singleton(RunnerClients, max_rows=settings.provided.max_rows, max_wait=max_wait)
+    models = providers.Singleton(
+        ModelHost,
+        registry,
+        telemetry,
+        repository,
         providers.Factory(EmbeddedFirst, embedded, loader),
+        clients,
         max_rows=settings.provided.max_rows,
     )
-    models = providers.Singleton(ModelHost, registry, telemetry, providers.Callable(partial, golden_row, repository))
     readiness = providers.Singleton(Readiness)

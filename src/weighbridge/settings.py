@@ -91,7 +91,15 @@ class Settings(BaseSettings):
         60.0, gt=0, allow_inf_nan=False, description="seconds that a version of a model may take to load"
     )
     load_memory_bytes: int = Field(
-        8 * 1024**3, ge=1024**2, description="most memory for opening a version that was never loaded before, in bytes"
+        8 * 1024**3,
+        ge=1024**2,
+        description="most memory of a process that opens and calls a version, in bytes",
+    )
+    call_timeout: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that one call of a model may take; then its runner is replaced",
     )
     trusted_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_array)] = Field(
         (), description="types that skops files may hold beside scikit-learn's own: a JSON array of dotted names"

@@ -7,6 +7,7 @@ from time import perf_counter
 from dependency_injector import providers
 from fastapi import FastAPI
 
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.entrypoints import worker
 from weighbridge.entrypoints.serve import serve
 from weighbridge.server.worker import work
@@ -26,7 +27,7 @@ class BurningUseCase:
         return float(len(features))
 
 
-def application(settings: Settings, memory: memoryview, live: Mapping[str, str]) -> FastAPI:
+def application(settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> FastAPI:
     """The application of a worker."""
     app = worker.application(settings, memory, live)
     app.state.container.predict.override(providers.Object(BurningUseCase()))

@@ -35,7 +35,7 @@ class Gated:
 
 
 class Gate:
-    """Where the processes wait that open a version: its probe, and each worker."""
+    """Where the processes wait that open a version."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -54,12 +54,6 @@ class Gate:
         with connection:
             connection.settimeout(DEADLINE)
             yield int(connection.recv(64))
-
-    def let(self, processes: int) -> None:
-        """Let so many of them through."""
-        for _ in range(processes):
-            with self.opening():
-                pass
 
 
 @contextmanager

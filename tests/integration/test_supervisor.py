@@ -116,14 +116,6 @@ def test_on_a_busy_core_the_supervisor_lets_its_workers_finish(one_worker: Servi
     assert os.sched_getscheduler(worker) == os.SCHED_OTHER
 
 
-def test_malloc_takes_huge_pages_for_trained_models(tmp_path: Path) -> None:
-    with serving(MODELS=str(tmp_path)) as service:
-        [worker] = workers(service)
-        variables = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
-
-    assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in variables
-
-
 # Workers that end
 
 

@@ -1,6 +1,7 @@
 """The pages say what the code says."""
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -15,15 +16,18 @@ from pydantic import BaseModel, TypeAdapter
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.http.signature_types import SignatureTypes
-from weighbridge.adapters.manifest import NAME, VERSION, ColumnSpec, Golden, Manifest, Rollout, RuntimeName
+from weighbridge.adapters.manifest import NAME, VERSION, ColumnSpec, Golden, Manifest, Options, Rollout, RuntimeName
 from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL, UNROUTED, RequestMetrics
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
     SHOWN_SETTINGS,
     SUPERVISOR,
+    HostedStatus,
+    RunnerStatus,
     WorkerState,
     WorkerStatus,
     process_families,
+    runner_families,
 )
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
 from weighbridge.application.catalogue import VersionState
@@ -181,6 +185,9 @@ def _scraped() -> list[Metric]:
     more = [
         *process_families([worker], {"any": 1}, Settings()),
         *model_families({EMBEDDED.name: EMBEDDED.version}, {(EMBEDDED.name, of, "refused"): 1 for of in OPERATIONS}),
+        *runner_families(
+            [RunnerStatus(*EMBEDDED, 0, os.getpid(), 1, 1, 1.0)], [HostedStatus(*EMBEDDED, 0, 0, 0, is_available=True)]
+        ),
     ]
     return list(text_string_to_metric_families(Totals().exposition([memory], more).decode()))
 
@@ -214,8 +221,8 @@ def test_the_metrics_page_has_every_metric_with_its_type_and_labels_in_the_order
 
 
 def test_the_metrics_page_has_unit_and_meaning_of_each_metric() -> None:
-    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections", "operations")
-    others = {"weighbridge_process_open_fds": "descriptors"}
+    units = ("seconds", "bytes", "requests", "workers", "restarts", "connections", "operations", "calls", "rows")
+    others = {"weighbridge_process_open_fds": "descriptors", "weighbridge_runner_crashes_total": "runners"}
     for name, _, _, unit, meaning in _metric_rows():
         expected = next((unit for unit in units if unit in name.split("_")), "none")
         assert unit == others.get(name, expected)
@@ -285,16 +292,29 @@ def test_every_toml_on_the_page_of_models_is_a_manifest_or_a_rollout() -> None:
     blocks = _shown("toml", MODELS.read_text("utf-8"))
     rollouts = [Rollout.parse(block.encode(), "docs/models.md") for block in blocks if block.startswith("live = ")]
 
-    assert rollouts == [Rollout(live="2", previous="1")]
+    assert [(rollout.live, rollout.previous) for rollout in rollouts] == [("2", "1")]
     assert len([*_manifests()]) == len(blocks) - len(rollouts)
 
 
 @pytest.mark.parametrize(
     ("heading", "of"),
-    [("`model.toml`", Manifest), ("Columns", ColumnSpec), ("Golden rows", Golden), ("`rollout.toml`", Rollout)],
+    [
+        ("`model.toml`", Manifest),
+        ("Columns", ColumnSpec),
+        ("Golden rows", Golden),
+        ("`rollout.toml`", Rollout),
+        ("Options", Options),
+    ],
 )
 def test_the_page_of_models_has_every_key_in_the_order_of_the_code(heading: str, of: type[BaseModel]) -> None:
-    assert _first_cells(heading) == [*of.model_fields]
+    assert _first_cells(heading) == [key for key in of.model_fields if of is Options or key not in Options.model_fields]
+
+
+def test_the_page_of_models_has_the_default_of_each_option() -> None:
+    defaults = {key: field.default for key, field in Options.model_fields.items() if field.default is not None}
+    rows = [row for row in _rows("docs/models.md") if row[0] in defaults]
+
+    assert {row[0]: row[1] for row in rows} == {key: json.dumps(default) for key, default in defaults.items()}
 
 
 def test_the_page_of_models_has_every_type_and_every_state() -> None:

@@ -21,13 +21,12 @@ class Artefact:
     digested and given back while other threads run, and libraries that read files need no copy of their own. The last
     reference may go on an event loop, so what is large is given back by a thread: it takes 30 ms.
 
-    Nobody can write to it, whoever has its descriptor. It may come from another process, which has read and digested
-    it already.
+    Nobody can write to it, whoever has its descriptor.
     """
 
-    def __init__(self, descriptor: int, digest: str | None = None) -> None:
+    def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._digest = digest
+        self._digest: str | None = None
 
     def __del__(self) -> None:
         if os.fstat(self.descriptor).st_size >= _LARGE_BYTES:
@@ -39,11 +38,10 @@ class Artefact:
         os.close(self.descriptor)
 
     @classmethod
-    def of(cls, *parts: bytes | memoryview) -> Self:
+    def of(cls, content: bytes) -> Self:
         """One with this content."""
         artefact = cls(_memory())
-        for part in parts:
-            _write(artefact.descriptor, memoryview(part))
+        _write(artefact.descriptor, memoryview(content))
         return artefact._sealed()
 
     @classmethod

@@ -1,7 +1,5 @@
 """The embedded linear model as one among the others."""
 
-from typing import Any
-
 from weighbridge.adapters.runtimes.linear import LinearModel
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.application.ports import Model, ModelLoader
@@ -22,8 +20,8 @@ class EmbeddedFirst:
         self._embedded = embedded
         self._others = others
 
-    def load(self, name: str, version: str, read: Any = None) -> Model:
+    def load(self, name: str, version: str) -> Model:
         """Load one version. Raises ModelRefused."""
         if name == EMBEDDED.name:
             return self._embedded
-        return self._others.load(name, version, read)
+        return self._others.load(name, version)

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from typing_extensions import Buffer
 
-from weighbridge.adapters.metrics import ABANDONED, EXPIRED, QUEUE_WAIT, REQUEST, SHED, STAGE
+from weighbridge.adapters.metrics import ABANDONED, EXPIRED, QUEUE_WAIT, REQUEST, SHED, STAGE, of_version
 from weighbridge.adapters.series import BOUNDS, SECONDS, Key, read
 
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -50,6 +50,10 @@ class Totals:
     def absorb(self, memory: Buffer) -> None:
         """Add for good what a worker that has ended left in its memory, which is no more to be given to the others."""
         self._gone = _with(self._gone, memory)
+
+    def forget(self, model: str, version: str) -> None:
+        """Give up what workers that have ended counted for a version."""
+        self._gone = {key: total for key, total in self._gone.items() if of_version(key) != (model, version)}
 
     def exposition(self, memories: Iterable[Buffer], more: Iterable[Metric] = ()) -> bytes:
         """The text that Prometheus scrapes, of the media type `MEDIA_TYPE`: `families`, and `more` after them."""

@@ -4,9 +4,8 @@ import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.golden import GoldenRows
-from weighbridge.adapters.manifest import MANIFEST, RuntimeName
+from weighbridge.adapters.manifest import MANIFEST, Manifest, RuntimeName
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runtimes import Runtime, Trust, runtime
 from weighbridge.application.ports import Model
@@ -27,14 +26,14 @@ class Loader:
         self._trust = trust
         self._runtimes = runtimes
 
-    def load(self, name: str, version: str, read: Artefact | None = None) -> Model:
+    def load(self, name: str, version: str, manifest: Manifest | None = None) -> Model:
         """A version whose digest is checked, whose golden rows are as they were, and which is warm.
 
-        Its artefact has been `read` already, or is read now. Raises ModelRefused: the message names the file, and is
-        one line.
+        Its manifest has been read already, or is read now. Raises ModelRefused: the message names the file, and is one
+        line.
         """
-        manifest = self._repository.manifest(name, version)
-        artefact = self._repository.artefact(name, version, manifest, read)
+        manifest = manifest or self._repository.manifest(name, version)
+        artefact = self._repository.artefact(name, version, manifest)
         directory = f"models/{name}/{version}"
         stated = f"{directory}/{MANIFEST}"
         opened = f"{directory}/{manifest.artefact or MANIFEST}"

@@ -1,4 +1,4 @@
-"""`model.toml` and `rollout.toml`: what a version of a model is, and which version is live.
+"""`model.toml` and `rollout.toml`: what a version of a model is; which version is live, and how it is run.
 
 No numpy and no runtime here: the supervisor reads manifests, too.
 """
@@ -25,6 +25,9 @@ ROLLOUT = "rollout.toml"
 
 RuntimeName = Literal["linear", "onnx", "sklearn", "xgboost", "lightgbm", "python"]
 
+_Version = Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
+_MOST = 2**63 - 1  # of a TOML integer; tomllib reads larger ones
+
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """What a cell of a golden row holds, in TOML's own types; a null is left out."""
 
@@ -48,10 +51,6 @@ class _Strict(BaseModel):
             raise ModelRefused(f"{file}: {where or 'the whole'}: {error['msg']}") from exc
         except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
             raise ModelRefused(f"{file}: expected TOML in UTF-8, got what is not: {exc}") from exc
-
-    def render(self) -> bytes:
-        """As TOML, without what has its default."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True)).encode()
 
 
 class ColumnSpec(_Strict):
@@ -118,6 +117,10 @@ class Manifest(_Strict):
         """The signature that it states. Raises InvalidSignature."""
         return Signature(tuple(spec.column() for spec in self.inputs), tuple(spec.column() for spec in self.outputs))
 
+    def render(self) -> bytes:
+        """As TOML, without what has its default."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True)).encode()
+
     @classmethod
     def read(cls, text: bytes, file: str) -> "Manifest":
         """The manifest in a file, checked as a whole. Raises ModelRefused."""
@@ -135,11 +138,60 @@ class Manifest(_Strict):
         return manifest
 
 
-class Rollout(_Strict):
-    """`rollout.toml`: the version that is live, and the one that was before it."""
+class Options(_Strict):
+    """How a version is to be run.
 
-    live: Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
-    previous: Annotated[str, Field(pattern=f"^{VERSION.pattern}$")] | None = None
+    `placement` is where it computes: inline, in the workers, or in a runner, a process of its own; None leaves that to
+    the cost that is measured. `instances` is the number of its runners, and `threads` the number of threads that each
+    computes with, which the service chooses if it is None. One call of the model takes at most `max_batch_rows` rows
+    and `call_timeout` seconds, and a runner at most `memory` bytes; None stands for the service's own settings.
+    `repeat` says whether a call for several requests that fails is repeated for fewer of them.
+    """
+
+    placement: Literal["inline", "runner"] | None = None
+    instances: Annotated[int, Field(ge=1, le=64)] = 1
+    threads: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    max_batch_rows: Annotated[int, Field(ge=1, le=_MOST)] = 256
+    call_timeout: Annotated[float, Field(gt=0)] | None = None
+    memory: Annotated[int, Field(ge=1024**2, le=_MOST)] | None = None
+    repeat: bool = True
+
+
+class Rollout(Options):
+    """`rollout.toml`: the version that is live, the one that was before it, and how versions are to be run.
+
+    Without `live` the highest version is. The options at the top hold for all versions, those of `versions` for one.
+    """
+
+    live: _Version | None = None
+    previous: _Version | None = None
+    versions: dict[_Version, Options] = {}
+
+    def options(self, version: str) -> Options:
+        """The options of one version: its own where they are written, else those at the top."""
+        top = self.model_dump(include={*Options.model_fields}, exclude_unset=True)
+        own = self.versions.get(version, Options()).model_dump(exclude_unset=True)
+        return Options(**{**top, **own})
+
+
+def pinned(text: bytes, file: str, *, live: str, previous: str | None) -> bytes:
+    """The text of a rollout with these versions as `live` and `previous`, all else in it as it was: comments, too.
+
+    Raises ModelRefused when it is no rollout.
+    """
+    import tomlkit
+
+    Rollout.parse(text, file)
+    # After a dotted key at the very end, without a line break, tomlkit writes the next key into the same line.
+    document = tomlkit.parse(text + b"\n" if text and not text.endswith(b"\n") else text)
+    document["live"] = live
+    if previous is None:
+        document.pop("previous", None)
+    else:
+        document["previous"] = previous
+    changed = document.as_string().encode()
+    Rollout.parse(changed, file)  # a file that nobody can read would keep the service from starting
+    return changed
 
 
 def row_of(signature: Signature, cells: Mapping[str, Any]) -> Any:

@@ -56,6 +56,31 @@ class WorkerStatus:
     buffered_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """A runner as the process that started it sees it: what it has called, and for how many seconds."""
+
+    model: str
+    version: str
+    runner: int
+    pid: int | None
+    calls: int
+    rows: int
+    busy_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostedStatus:
+    """A version that runners answer for: what is in hand for them, and how often one has ended."""
+
+    model: str
+    version: str
+    requests: int
+    rows: int
+    crashes: int
+    is_available: bool
+
+
 class _Usage(NamedTuple):
     """What a process takes of the machine."""
 
@@ -101,6 +126,48 @@ def process_families(
     yield InfoMetricFamily("weighbridge_build", "What runs here.", value=build)
     shown = {name: str(getattr(settings, name)).lower() for name in SHOWN_SETTINGS}
     yield InfoMetricFamily("weighbridge_settings", "Settings that say how much is let in.", value=shown)
+
+
+def runner_families(runners: Sequence[RunnerStatus], versions: Sequence[HostedStatus]) -> Iterator[Metric]:
+    """The families of series about runners, and about the versions that they answer for.
+
+    Counts are those of processes that run: with each new runner those of its place begin anew.
+    """
+    of_each = ("model", "version", "runner")
+    calls = CounterMetricFamily("weighbridge_runner_calls", "Calls of models.", labels=of_each)
+    rows = CounterMetricFamily("weighbridge_runner_rows", "Rows in these calls.", labels=of_each)
+    busy = CounterMetricFamily("weighbridge_runner_busy_seconds", "Time in these calls.", labels=of_each)
+    resident = GaugeMetricFamily(
+        "weighbridge_runner_resident_memory_bytes", "Memory, pages shared with others included.", labels=of_each
+    )
+    seconds = CounterMetricFamily("weighbridge_runner_cpu_seconds", "CPU time.", labels=of_each)
+    for one in runners:
+        of = (one.model, one.version, str(one.runner))
+        calls.add_metric(of, one.calls)
+        rows.add_metric(of, one.rows)
+        busy.add_metric(of, one.busy_seconds)
+        with suppress(OSError):  # it has just gone
+            usage = _Usage.of(one.pid or 0)
+            resident.add_metric(of, usage.resident_bytes)
+            seconds.add_metric(of, usage.cpu_seconds)
+    of_version = of_each[:2]
+    requests = GaugeMetricFamily(
+        "weighbridge_runner_requests", "Requests that wait for runners, or are with them.", labels=of_version
+    )
+    waiting = GaugeMetricFamily("weighbridge_runner_queue_rows", "Rows of these requests.", labels=of_version)
+    crashes = CounterMetricFamily(
+        "weighbridge_runner_crashes", "Runners that ended and were to be replaced.", labels=of_version
+    )
+    available = GaugeMetricFamily(
+        "weighbridge_model_available", "1 while runners answer for a version, 0 out of service.", labels=of_version
+    )
+    for version in versions:
+        names = (version.model, version.version)
+        requests.add_metric(names, version.requests)
+        waiting.add_metric(names, version.rows)
+        crashes.add_metric(names, version.crashes)
+        available.add_metric(names, version.is_available)
+    yield from (calls, rows, busy, resident, seconds, requests, waiting, crashes, available)
 
 
 def _usages(workers: Iterable[WorkerStatus]) -> dict[str, list[_Usage]]:

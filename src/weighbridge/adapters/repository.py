@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 
 from weighbridge.adapters.artefact import Artefact, sha256
-from weighbridge.adapters.manifest import MANIFEST, NAME, ROLLOUT, VERSION, Manifest, Rollout, order
+from weighbridge.adapters.manifest import MANIFEST, NAME, ROLLOUT, VERSION, Manifest, Options, Rollout, order, pinned
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.domain.errors import ModelRefused
 
@@ -69,10 +69,14 @@ class FoundModel:
         """The version that should be live, whatever is wrong with it: what the rollout says, else the highest."""
         if self.problem is not None:
             return None
-        if self.rollout is not None:
+        if self.rollout is not None and self.rollout.live is not None:
             return self.rollout.live
         proper, _ = _by_number(self.versions)
         return proper[-1] if proper else None
+
+    def options(self, version: str) -> Options:
+        """How a version is to be run: as the rollout says, else by the defaults."""
+        return Options() if self.rollout is None else self.rollout.options(version)
 
 
 class Repository:
@@ -119,15 +123,12 @@ class Repository:
         with self._opened(name, version) as directory:
             return _manifest(directory, f"models/{name}/{version}")[0]
 
-    def artefact(self, name: str, version: str, manifest: Manifest, read: Artefact | None = None) -> Artefact:
-        """The artefact of a version, which has the manifest's digest; empty when there is none.
-
-        It is `read` already, or is read now. Raises ModelRefused.
-        """
+    def artefact(self, name: str, version: str, manifest: Manifest) -> Artefact:
+        """The artefact of a version, which has the manifest's digest; empty when there is none. Raises ModelRefused."""
         if manifest.artefact is None:
-            return read or Artefact.of(b"")
+            return Artefact.of(b"")
         path = f"models/{name}/{version}/{manifest.artefact}"
-        artefact = read or self._read(name, version, manifest.artefact, path)
+        artefact = self._read(name, version, manifest.artefact, path)
         _check_digest(artefact.sha256(), manifest, path)
         return artefact
 
@@ -152,20 +153,23 @@ class Repository:
                 f"{path}: expected at most {self.most_bytes} bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got {size}"
             )
 
-    def write_rollout(self, name: str, rollout: Rollout) -> None:
-        """Have `rollout.toml` say this from now on: whoever reads it meanwhile gets the old or the new one, whole.
+    def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
+        """Have `rollout.toml` name these versions, and keep all else in it. Readers get the old or the new file, whole.
 
-        Raises OSError where nothing can be written, and ModelRefused when the model is not there.
+        Raises OSError where nothing can be written, and ModelRefused when the model is not there or its file is wrong.
         """
+        path = f"models/{name}"
         with self._opened(name) as directory:
+            before = _rollout_text(directory, path) or b""
+            text = pinned(before, f"{path}/{ROLLOUT}", live=live, previous=previous)
             temporary = f".{ROLLOUT}.{secrets.token_hex(4)}"
             descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=directory)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     with suppress(FileNotFoundError):  # the permissions stay as they were
-                        before = os.stat(ROLLOUT, dir_fd=directory, follow_symlinks=False)
-                        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-                    file.write(rollout.render())
+                        status = os.stat(ROLLOUT, dir_fd=directory, follow_symlinks=False)
+                        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+                    file.write(text)
                     file.flush()
                     os.fsync(descriptor)
                 os.rename(temporary, ROLLOUT, src_dir_fd=directory, dst_dir_fd=directory)
@@ -303,14 +307,18 @@ def _manifest(directory: int, path: str) -> tuple[Manifest, str]:
 
 def _rollout(directory: int, path: str) -> Rollout | None:
     """The rollout in a model's directory, None without one. Raises ModelRefused."""
-    file = f"{path}/{ROLLOUT}"
+    text = _rollout_text(directory, path)
+    return None if text is None else Rollout.parse(text, f"{path}/{ROLLOUT}")
+
+
+def _rollout_text(directory: int, path: str) -> bytes | None:
+    """The rollout as it is written, None without one. Raises ModelRefused."""
     try:
-        text = _read_toml(directory, ROLLOUT, file)
+        return _read_toml(directory, ROLLOUT, f"{path}/{ROLLOUT}")
     except ModelRefused as exc:
         if isinstance(exc.__cause__, FileNotFoundError):
             return None
         raise
-    return Rollout.parse(text, file)
 
 
 def _check_digest(digest: str, manifest: Manifest, path: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.repository import FoundModel, Repository
 from weighbridge.application.catalogue import Catalogue, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelRefused
@@ -37,9 +38,13 @@ def _entry(name: str, model: FoundModel, live: str | None) -> ModelEntry:
 def golden_row(repository: Repository, name: str, version: str) -> dict[str, Any] | None:
     """The inputs of a version's first golden row, by their names; None where there is none."""
     try:
-        manifest = repository.manifest(name, version)
+        return golden_of(repository.manifest(name, version))
     except ModelRefused:
         return None
+
+
+def golden_of(manifest: Manifest) -> dict[str, Any] | None:
+    """The same of the version with this manifest."""
     return next(
         ({column.name: golden.input.get(column.name) for column in manifest.inputs} for golden in manifest.golden), None
     )

@@ -2,6 +2,7 @@
 
 import logging
 from http import HTTPStatus
+from time import perf_counter
 from typing import Literal
 
 from structlog.typing import FilteringBoundLogger
@@ -43,7 +44,9 @@ class RequestTelemetry:
     ) -> None:
         """Count a request that was answered, and log it if the policy wants that; `path` as it came on the wire."""
         route.observe(status, seconds)
-        if status >= self._lowest_status or seconds > self._slow_seconds:
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self._turn_away(status)
+        elif status >= self._lowest_status or seconds > self._slow_seconds:
             level = logging.ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
             self._logger.log(
                 level,
@@ -54,6 +57,18 @@ class RequestTelemetry:
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
             )
+
+    def _turn_away(self, status: int) -> None:
+        """Log at most once a second that requests were turned away.
+
+        A line for each would cost more than the refusal, just when there is no time for either.
+        """
+        self._turned_away += 1
+        now = perf_counter()
+        if now - self._told > _TELL_SECONDS and self._lowest_status <= status:
+            self._logger.warning("requests_turned_away", count=self._turned_away)
+            self._turned_away = 0
+            self._told = now
 
     def failed(self, exc: BaseException, *, request_id: str) -> None:
         """Log the traceback of a request that ended in an error nobody foresaw; the client never sees it."""
@@ -67,19 +82,6 @@ class RequestTelemetry:
     def shed(self, reason: Shed) -> None:
         """Count that a request was refused for overload."""
         self.metrics.shed(reason)
-
-    def turned_away(self, route: RouteMetrics, status: int, came: float, now: float) -> None:
-        """Count a request that would have waited too long, and log at most once a second that there are such.
-
-        A line for each would cost more than the refusal, just when there is no time for either.
-        """
-        self.metrics.shed("queue")
-        route.observe(status, now - came)
-        self._turned_away += 1
-        if now - self._told > _TELL_SECONDS and self._lowest_status <= status:
-            self._logger.warning("requests_turned_away", count=self._turned_away)
-            self._turned_away = 0
-            self._told = now
 
     def expired(self) -> None:
         """Count that a request got no answer by its deadline."""

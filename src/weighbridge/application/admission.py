@@ -1,11 +1,22 @@
 """Who may join a queue: those who, by the measured times, will be served soon enough."""
 
+from weighbridge.domain.errors import WeighbridgeError
+
 SHORT = 0.0002
 """Mean service time, in seconds, below which requests need no queue: to serve one is soon done."""
 
 _WEIGHT = 0.05
 _MOST_TIMES_THE_MEAN = 10
 _MOST_AT_FIRST = 0.0004
+_SHORTEST_CALL = 1e-6
+_WEIGHT_OF_A_CALL = 0.1
+
+
+class Overloaded(WeighbridgeError):
+    """A request would wait too long."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is overloaded; retry later")
 
 
 class ServiceTime:
@@ -60,3 +71,25 @@ class Admission:
     def leave(self, service_time: ServiceTime) -> None:
         """A request of this kind waits no longer: it is served, or given up."""
         self._waiting[service_time] -= 1
+
+
+class Pace:
+    """How long calls of a model take: at first as measured when it was opened, then as they go.
+
+    A call of n rows takes `call_seconds` and n times `row_seconds`, times a factor that follows the last calls. No call
+    counts as more than ten times the usual: a hiccup of the machine does not make a fast model a slow one.
+    """
+
+    def __init__(self, call_seconds: float, row_seconds: float) -> None:
+        self._call = max(call_seconds, _SHORTEST_CALL)
+        self._row = row_seconds
+        self._factor = 1.0
+
+    def seconds(self, calls: int, rows: int) -> float:
+        """How long so many calls take that have so many rows together."""
+        return (calls * self._call + rows * self._row) * self._factor
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Take a call into account."""
+        ratio = min(seconds / (self._call + rows * self._row), self._factor * _MOST_TIMES_THE_MEAN)
+        self._factor += (ratio - self._factor) * _WEIGHT_OF_A_CALL

@@ -23,6 +23,21 @@ class VersionEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """How the live version of a model is called: `inline`, in the workers, or by so many runners.
+
+    A call of n rows took about `call_seconds` and n times `row_seconds` when the version was opened. Where requests
+    share calls, their rows were shown to get the same answers alone and together.
+    """
+
+    placement: str
+    instances: int
+    requests_share_calls: bool
+    call_seconds: float
+    row_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """A model: its version that is live, the one that was before it, and all there are, in numeric order.
 
@@ -34,6 +49,7 @@ class ModelEntry:
     previous: str | None
     versions: tuple[VersionEntry, ...]
     reason: str | None = None
+    calls: Calls | None = None
 
 
 Catalogue = Mapping[str, ModelEntry]

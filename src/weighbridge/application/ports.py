@@ -1,8 +1,9 @@
 """The ports: what the application needs from the outside, as adapters provide it."""
 
-from typing import Any, Protocol
+from asyncio import Future
+from typing import Protocol
 
-from weighbridge.domain.batch import Batch, Outputs
+from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.signature import Signature
 from weighbridge.domain.weights import Weights
 
@@ -34,10 +35,32 @@ class Model(Protocol):
 class ModelLoader(Protocol):
     """Where trained models come from."""
 
-    def load(self, name: str, version: str, read: Any = None) -> Model:
+    def load(self, name: str, version: str) -> Model:
         """Load one version: its digest is checked, its golden rows compared, and it is warm.
 
-        What it is made of has been `read` already, or is read now. Takes its time, and runs off the event loop.
-        Raises ModelRefused.
+        Takes its time, and runs off the event loop. Raises ModelRefused.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Whoever has the rows of one version scored: here and now, or later by another process."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the version takes and gives."""
+        ...
+
+    def admit(self, time_left: float) -> None:
+        """Whether to take a request that must be answered in `time_left` seconds; asked before its body is read.
+
+        Raises Overloaded, ModelUnavailable.
+        """
+        ...
+
+    def ask(self, rows: Rows) -> Outputs | Future[Outputs]:
+        """The outputs for rows that fit the signature, now or later; to cancel the future takes the rows back.
+
+        Raises FeatureTooLarge, ModelCrashed, ModelUnavailable, or whatever the model does.
         """
         ...

@@ -1,20 +1,23 @@
 """The models that answer requests, by name."""
 
-from collections.abc import Mapping
+from asyncio import Future
+from collections.abc import Callable, Mapping
 from math import isfinite
 from operator import itemgetter
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weighbridge.application.ports import Model, ModelLoader
+from weighbridge.application.ports import Scorer
 from weighbridge.domain.batch import DTYPES, Batch, Outputs, Rows
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     FeatureTooLarge,
     InferenceFailed,
+    ModelCrashed,
     ModelNotFound,
+    ModelUnavailable,
     PredictionNotFinite,
     TooManyRows,
     VersionNotFound,
@@ -23,44 +26,84 @@ from weighbridge.domain.signature import Kind, Signature
 
 _SINGLE = float(np.finfo(np.float32).max)
 
+_STATED = (FeatureTooLarge, ModelCrashed, ModelUnavailable)
+
 _FEW = 16  # numbers, which Python looks at sooner than numpy does
+
+
+ResultT = TypeVar("ResultT")
+OtherT = TypeVar("OtherT")
+
+
+class Later(Generic[ResultT]):
+    """An answer that is on its way: once `outputs` are done, however that went, `finish` gives it or raises."""
+
+    def __init__(self, outputs: Future[Outputs], finish: Callable[[], ResultT]) -> None:
+        self.outputs = outputs
+        self.finish = finish
+
+    def then(self, change: Callable[[ResultT], OtherT]) -> "Later[OtherT]":
+        """The same with something done to the answer."""
+        return Later(self.outputs, lambda: change(self.finish()))
 
 
 class Served:
     """A version of a model that answers requests. Whoever holds it may use it, whatever becomes live meanwhile."""
 
-    def __init__(self, name: str, version: str, model: Model, *, max_rows: int) -> None:
+    def __init__(self, name: str, version: str, scorer: Scorer, *, max_rows: int) -> None:
         self.name = name
         self.version = version
-        self.signature: Signature = model.signature
-        self._model = model
+        self.signature: Signature = scorer.signature
+        self.admit = scorer.admit
+        self._ask = scorer.ask
         self.max_rows = max_rows
         self._vectors = [(place, column) for place, column in enumerate(self.signature.inputs) if column.width]
         self._outputs = [(column, np.dtype(DTYPES[column.kind])) for column in self.signature.outputs]
         self._floats = [place for place, column in enumerate(self.signature.outputs) if column.kind is Kind.FLOAT]
 
-    def __call__(self, rows: Rows) -> Outputs:
-        """Score rows that fit the signature.
+    def __call__(self, rows: Rows) -> "Outputs | Later[Outputs]":
+        """Score rows that fit the signature, now or later.
 
-        Raises TooManyRows, FeatureCountMismatch, FeatureTooLarge, InferenceFailed, PredictionNotFinite.
+        Raises TooManyRows, FeatureCountMismatch; now or later FeatureTooLarge, InferenceFailed, PredictionNotFinite;
+        later ModelCrashed, ModelUnavailable.
         """
         count = len(rows)
         if count > self.max_rows:
             raise TooManyRows(limit=self.max_rows, got=count)
         if self._vectors:
             self._check_widths(rows)
-        batch = Batch(self.signature, rows)
         try:
-            outputs = self._model.predict(batch)
+            outputs = self._ask(rows)
+            if isinstance(outputs, Future):
+                return Later(outputs, lambda: self._found(rows, outputs))
             self._check_types(outputs, count)
-        except FeatureTooLarge:
+        except _STATED:
             raise
         except Exception as exc:
-            _check_magnitudes(batch)
-            raise InferenceFailed from exc
+            raise self._failed(rows) from exc
+        self._check_finite(outputs, count)
+        return outputs
+
+    def _found(self, rows: Rows, outputs: Future[Outputs]) -> Outputs:
+        """What there is of outputs that have come."""
+        try:
+            found = outputs.result()
+            self._check_types(found, len(rows))
+        except _STATED:
+            raise
+        except Exception as exc:
+            raise self._failed(rows) from exc
+        self._check_finite(found, len(rows))
+        return found
+
+    def _failed(self, rows: Rows) -> InferenceFailed:
+        """The error, unless the rows are to blame. Raises FeatureTooLarge."""
+        _check_magnitudes(Batch(self.signature, rows))
+        return InferenceFailed()
+
+    def _check_finite(self, outputs: Outputs, count: int) -> None:
         for place in self._floats:
             _check_finite(outputs[place], count)
-        return outputs
 
     def _check_types(self, outputs: Outputs, count: int) -> None:
         """Raises TypeError for what the signature does not say, ValueError for another number of outputs."""
@@ -104,16 +147,10 @@ def _check_finite(values: NDArray[np.float64], count: int) -> None:
 
 
 class ModelRegistry:
-    """Which version of each model is live. Loading runs in any thread, `install` and what reads on the event loop."""
+    """Which version of each model is live. For the event loop alone."""
 
-    def __init__(self, loader: ModelLoader, *, max_rows: int) -> None:
-        self._loader = loader
-        self._max_rows = max_rows
+    def __init__(self) -> None:
         self.live: Mapping[str, Served] = {}
-
-    def load(self, name: str, version: str, read: Any = None) -> Served:
-        """Load a version, which is not live yet, of what was `read` or is read now. Raises ModelRefused."""
-        return Served(name, version, self._loader.load(name, version, read), max_rows=self._max_rows)
 
     def install(self, served: Served) -> None:
         """Have a version answer all requests that begin from now on."""

@@ -13,7 +13,9 @@ WeighbridgeError
 ├── VersionNotLive        the version is there, but another one is live
 ├── NothingToRollBack     no version was live before
 ├── ModelRefused          an artefact, or its manifest, is not what it should be
-└── InferenceFailed       the model raised, or gave what its signature does not say
+├── InferenceFailed       the model raised, or gave what its signature does not say
+├── ModelCrashed          the process that called the model has ended in the call
+└── ModelUnavailable      the model is out of service, since its process ended again and again
 
 No message repeats a value that came from a client: counts and positions only.
 """
@@ -60,6 +62,7 @@ class FeatureTooLarge(WeighbridgeError):
     def __init__(self, *, most: str, column: str, row: int | None = None) -> None:
         where = "" if row is None else f" in row {row}"
         super().__init__(f"expected a magnitude of at most {most} for {column}{where}, got a greater one")
+        self.most = most
         self.row = row
         self.column = column
 
@@ -132,3 +135,14 @@ class InferenceFailed(WeighbridgeError):
 
     def __init__(self) -> None:
         super().__init__("the model failed on rows that fit its signature; the service's log has the cause")
+
+
+class ModelCrashed(WeighbridgeError):
+    """The process that called the model has ended before it gave the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__("The model's process ended during the call; it is replaced, so the request may be sent again")
+
+
+class ModelUnavailable(WeighbridgeError):
+    """The model is out of service; the message is the reason, for its process ended again and again."""

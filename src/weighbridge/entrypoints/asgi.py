@@ -1,8 +1,9 @@
 """The ASGI application, for `weighbridge serve` and for any other ASGI server (`create_app` is its factory)."""
 
-from asyncio import to_thread
+from asyncio import Semaphore, gather, to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,14 +14,18 @@ from weighbridge.adapters import stock
 from weighbridge.adapters.http import health, index, model_routes, openapi, prediction
 from weighbridge.adapters.http.envelope import Envelope
 from weighbridge.adapters.http.errors import install_handlers
-from weighbridge.adapters.http.fast_route import Call, FastRoute, compile_routes
+from weighbridge.adapters.http.fast_route import CompiledRoute, FastRoute, compile_routes
 from weighbridge.adapters.http.models import ModelHost, Opened
-from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL
-from weighbridge.application.admission import ServiceTime
+from weighbridge.adapters.metrics import EMBEDDED
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.container import Container
-from weighbridge.server.head import LaneRoute
 from weighbridge.server.lane import Lane
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.machine import usable_cores
+from weighbridge.server.runner.runners import Runners, connect
 from weighbridge.settings import Settings, service_links
+
+_EMBEDDED_SLICE_ROWS = 10_000  # of the dot product of a few weights, which take some milliseconds
 
 
 def create_app(container: Container | None = None) -> FastAPI:
@@ -68,56 +73,80 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         models = container.models()
         if container.settings().fast_lane:
             models.on_install = partial(_lead_to, lane)
-        await _open_models(models, container)
-        readiness = container.readiness()
-        readiness.started()
-        links = service_links()
-        if links:
-            logger.info("service_links_ignored", variables=links)
-        logger.info("service_started", version=__version__)
-        yield {"lane": lane, "models": models}
-        readiness.draining()
+        async with _opened_models(models, container):
+            readiness = container.readiness()
+            readiness.started()
+            links = service_links()
+            if links:
+                logger.info("service_links_ignored", variables=links)
+            logger.info("service_started", version=__version__)
+            yield {"lane": lane, "models": models}
+            readiness.draining()
     finally:
         logger.info("service_stopped")
         container.shutdown_resources()
 
 
-def _lane(compiled: list[tuple[FastRoute, Call]], container: Container) -> Lane:
-    telemetry = container.telemetry()
-    metrics = telemetry.metrics
+def _lane(compiled: list[tuple[FastRoute, CompiledRoute]], container: Container) -> Lane:
     routes = {
-        (method.encode(), route.path.encode()): LaneRoute(
-            call,
-            metrics.route(route.path, route.model),
-            None if route.model is NO_MODEL else metrics.queue_wait(route.model),
-        )
-        for route, call in compiled
-        for method in route.methods or ()
+        (method.encode(), route.path.encode()): call for route, call in compiled for method in route.methods or ()
     }
-    return Lane(routes if container.settings().fast_lane else {}, telemetry, container.readiness())
+    lane_routes = routes if container.settings().fast_lane else {}
+    return Lane(lane_routes, container.telemetry(), container.readiness(), container.queue())
 
 
 def _lead_to(lane: Lane, opened: Opened) -> None:
     """Have the fast lane answer the requests to a version that has become live."""
-    metrics, label = lane.telemetry.metrics, opened.label
-    waits, service_time = metrics.queue_wait(label), ServiceTime()
-    lane.lead_to(
-        label.name,
-        {
-            (b"POST", opened.path(template).encode()): LaneRoute(
-                call, metrics.route(template, label), waits, service_time
-            )
-            for template, call in opened.calls.items()
-        },
-    )
+    routes = {(b"POST", opened.path(template).encode()): route for template, route in opened.routes.items()}
+    lane.lead_to(opened.label.name, routes)
 
 
-async def _open_models(models: ModelHost, container: Container) -> None:
-    """Raises ModelRefused."""
+@asynccontextmanager
+async def _opened_models(models: ModelHost, container: Container) -> AsyncIterator[None]:
+    """Have all models answer meanwhile; without a supervisor, with runners of this process. Raises ModelRefused."""
     live = container.live()
-    if live is None:
-        found = await to_thread(container.repository().scan)
-        live = stock.wanted(found)
-        models.tell(stock.catalogue(found, live))
-    for name, version in {EMBEDDED.name: EMBEDDED.version, **live}.items():
-        models.install(await to_thread(models.open, name, version))
+    try:
+        await _install(models, EMBEDDED.name, Placed(EMBEDDED.version, _EMBEDDED_SLICE_ROWS))
+        if live is None:
+            async with _own_runners(models, container):
+                yield
+        else:
+            for name, placed in live.items():
+                await _install(models, name, placed)
+            yield
+    finally:
+        await container.clients().close()
+
+
+@asynccontextmanager
+async def _own_runners(models: ModelHost, container: Container) -> AsyncIterator[None]:
+    """Open all models that the repository has live, with runners that end in the end. Raises ModelRefused."""
+    runners = Runners(container.settings(), container.logger())
+    runners.came = partial(connect, models)
+    runners.gone = lambda hosted: models.put_out(hosted.number, hosted.unavailable or "")
+    models.supervise(runners.broken)
+    found = await to_thread(container.repository().scan)
+    wanted = stock.wanted(found)
+    told = dict(stock.catalogue(found, wanted))
+    turns = Semaphore(usable_cores())
+
+    async def opened(name: str, version: str) -> Hosted:
+        async with turns:
+            return await runners.open(name, version, found[name].options(version))
+
+    try:
+        for hosted in await gather(*map(opened, wanted, wanted.values())):
+            name = hosted.name
+            told[name] = replace(told[name], calls=hosted.entry())
+            await _install(models, name, hosted.placed)
+            for runner in hosted.ready:
+                connect(models, hosted, runner)
+        models.tell(told)
+        yield
+    finally:
+        runners.close()
+
+
+async def _install(models: ModelHost, name: str, placed: Placed) -> None:
+    """Raises ModelRefused."""
+    models.install(await to_thread(models.open, name, placed))

@@ -17,11 +17,12 @@ from structlog.typing import FilteringBoundLogger
 from weighbridge import __version__
 from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.repository import Repository
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.server.control import ControlPlane, Fleet, Operator, serve_control
 from weighbridge.server.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
 from weighbridge.server.models import Rollouts
-from weighbridge.server.prober import Prober
+from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor import Supervisor
 from weighbridge.server.systemd import feed_watchdog, inherited_listener, notify
 from weighbridge.server.watch import watching
@@ -44,9 +45,6 @@ def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     inherited = inherited_listener()
     settings = Settings.load(**flags)
-    if settings.models is not None:
-        # Huge pages: to free a model of 500 MB holds up a worker for 7 ms, not 70.
-        os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     tls_context(settings)  # so that files which cannot be used are told before anything starts
     listener = inherited or _listen(settings, flags)
     ports = _Ports(settings, listener, listen_for_admin(settings), inherited=inherited is not None)
@@ -97,7 +95,8 @@ async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, A
     settings = ports.settings
     wake_gently()
     with contextmanager(start_logging)(1, level=settings.log_level, log_format=settings.log_format) as logger:
-        rollouts = Rollouts(Repository(settings.models, settings.load_memory_bytes), Prober, settings, logger)
+        runners = Runners(settings, logger)
+        rollouts = Rollouts(Repository(settings.models, settings.load_memory_bytes), runners, settings, logger)
         supervisor = Supervisor(
             worker, settings, ports.data, logger, rollouts, lambda: _reread(flags), inherited=ports.inherited
         )
@@ -105,7 +104,10 @@ async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, A
             ports.administered(supervisor, rollouts, lambda: logger),
             watching(settings, rollouts.reconcile, lambda: logger),
         ):
-            await supervisor.run(lambda: ports.announce(logger))
+            try:
+                await supervisor.run(lambda: ports.announce(logger))
+            finally:
+                runners.close()
 
 
 async def _serve_alone(ports: _Ports) -> None:
@@ -114,9 +116,10 @@ async def _serve_alone(ports: _Ports) -> None:
     from weighbridge.server.alone import Alone
 
     settings = ports.settings
-    memory, live = bytearray(MEMORY_BYTES), dict[str, str]()
+    memory, live = bytearray(MEMORY_BYTES), dict[str, Placed]()
     container = Container(settings=settings, memory=memory, live=live)
-    rollouts = Rollouts(container.repository(), Prober, settings, container.logger())
+    runners = Runners(settings, container.logger())
+    rollouts = Rollouts(container.repository(), runners, settings, container.logger())
 
     def application() -> ASGIApp:
         live.update(rollouts.lineup.live)
@@ -127,7 +130,10 @@ async def _serve_alone(ports: _Ports) -> None:
         ports.administered(alone, rollouts, container.logger),
         watching(settings, rollouts.reconcile, container.logger),
     ):
-        await alone.run(lambda: ports.announce(container.logger()))
+        try:
+            await alone.run(lambda: ports.announce(container.logger()))
+        finally:
+            runners.close()
 
 
 def _failed(logger: Logger) -> Callable[[Exception, str], None]:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.container import Container
 from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server.worker import work
 from weighbridge.settings import Settings
 
 
-def application(settings: Settings, memory: memoryview, live: Mapping[str, str]) -> FastAPI:
+def application(settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> FastAPI:
     """The service, which counts in `memory` and serves the versions that are `live`, by their models' names."""
     return create_app(Container(settings=settings, memory=memory, live=live))
 

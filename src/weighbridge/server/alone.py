@@ -5,12 +5,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from time import monotonic
 
 from starlette.types import ASGIApp
 
-from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
@@ -22,6 +21,9 @@ from weighbridge.server.listener import most_connections, reserve_descriptors
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.opening import NoModels, Opening
 from weighbridge.server.process import TICK_SECONDS
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.process import RunnerProcess
+from weighbridge.server.runner.runners import connect
 from weighbridge.server.systemd import notify, notify_reloading
 from weighbridge.server.worker import DataPlane, tune_memory
 from weighbridge.settings import Settings
@@ -96,20 +98,18 @@ class Alone:
         processes = process_families([status], {}, self._settings)
         return Totals().exposition([self._memory], [*processes, *self._rollouts.metrics()])
 
-    def apart(self) -> nullcontext[None]:
-        """There is nobody else."""
-        return nullcontext()
-
-    async def prepare(self, name: str, version: str, read: Artefact) -> None:
-        """Open a version. Raises ModelRefused."""
+    async def prepare(self, name: str, hosted: Hosted) -> None:
+        """Make ready for a version. Raises ModelRefused."""
         seconds = self._settings.load_timeout
         try:
             async with asyncio.timeout(seconds):
-                await self._opening.prepare(name, version, read)
+                await self._opening.prepare(name, hosted.placed)
         except TimeoutError as exc:
             raise ModelRefused(
-                f"models/{name}/{version}: expected it to open within {seconds:g} s, got one that did not"
+                f"models/{name}/{hosted.version}: expected it to open within {seconds:g} s, got one that did not"
             ) from exc
+        for runner in hosted.ready:
+            self.connect(hosted, runner)
 
     async def commit(self) -> None:
         """Serve it."""
@@ -118,6 +118,14 @@ class Alone:
     def abort(self) -> None:
         """Forget it."""
         self._opening.drop()
+
+    def connect(self, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Ask another runner of a version."""
+        connect(self._opening.models, hosted, runner)
+
+    def put_out(self, hosted: Hosted) -> None:
+        """Take a version out of service."""
+        self._opening.models.put_out(hosted.number, hosted.unavailable or "")
 
     def tell(self) -> None:
         """Let the application know the catalogue, once it has started."""
@@ -131,6 +139,12 @@ class Alone:
 
     def _started(self) -> None:
         self._opening = Opening(self._plane.models)
+        self._plane.models.supervise(self._rollouts.broken)
+        for hosted in self._rollouts.hosted:
+            if hosted.unavailable is not None:
+                self.put_out(hosted)
+            for runner in hosted.ready:
+                self.connect(hosted, runner)
         self.tell()
         self._rollouts.changing.release()
         self._tick()

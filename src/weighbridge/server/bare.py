@@ -43,18 +43,24 @@ class BareAnswers:
         end = data.find(END_OF_HEAD) + 4
         head = self._known_heads.get(data[:end])
         route = None if head is None or head.keep_alive or len(data) - end != head.length else head.route
-        if head is None or route is None or not route.is_quick:
+        if head is None or route is None or route.is_remote or not route.is_quick:
             connection.detach()
             return b""
         came = perf_counter()
         try:
-            reply, done = self._replies.answer(head, route, data[end:], came, came + head.time_limit, CLOSE)
+            deadline = came + head.time_limit
+            request_id, reply = self._replies.begin(head, route, data[end:], deadline)
+            if not isinstance(reply, tuple):  # it takes its time, and is asked for again by who can wait
+                reply.cancel()
+                connection.detach()
+                return b""
+            written, done = self._replies.finish(head, route, request_id, reply, (came, deadline), CLOSE)
             route.service_time.observe(done - came)
         except Exception as exc:  # it must not cost the connections that were handed over with this one
             self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))
             connection.close()
             return None
-        return _ended(connection, len(data), reply)
+        return _ended(connection, len(data), written)
 
 
 def _ended(connection: socket.SocketType, unread: int, reply: bytes) -> bytes | None:

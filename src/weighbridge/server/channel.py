@@ -13,20 +13,30 @@ _LONGEST_MESSAGE = 64 * 1024
 class Word(Enum):
     """What a message says; some carry a text after it."""
 
-    # From the supervisor
+    # From the supervisor to a worker
     START = b"start"  # with the settings, and the descriptors of the scoreboard and the lineup
     CONNECTIONS = b"connections"  # with a number that no other has, and descriptors; from a worker that retires, too
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
-    PREPARE = b"prepare"  # with a number, a model, a version, its digest and its artefact: open it beside the live ones
+    PREPARE = b"prepare"  # with a number, a model, and the descriptor of where it is called: be ready to serve it
     COMMIT = b"commit"  # with a number: serve what was prepared
     ABORT = b"abort"  # forget what was prepared
     CATALOGUE = b"catalogue"  # with the descriptor of a lineup, whose catalogue counts
-    # From the worker
-    READY = b"ready"
+    RUNNER = b"runner"  # with the numbers of an opening, an instance and a slot; descriptors of its end, and a board
+    OUT = b"out"  # with the number of an opening, and why it is out of service
+    # From a worker
+    READY = b"ready"  # from a nursery, too
     DONE = b"done"  # with the number of what it was asked for
-    FAILED = b"failed"  # the same, and the reason; number 0 is its start
+    FAILED = b"failed"  # the same, and the reason; number 0 is its start. From a runner with the kind of the reason
+    BROKEN = b"broken"  # with the numbers of an opening and an instance, and why that runner must go
+    # To a nursery, and from it
+    FORK = b"fork"  # with a number, and the descriptors that a runner starts with
+    FORKED = b"forked"  # with that number, the runner's pid, and a descriptor of the process
+    ENDED = b"ended"  # with that number, and how the runner has ended
+    # To a runner, and from it; RETIRE as well
+    PEER = b"peer"  # with the descriptor of a worker's end
+    OPENED = b"opened"  # with a report
 
 
 Message = tuple[Word, str, list[int]]
@@ -74,6 +84,8 @@ class Channel:
     def receive(self) -> Message:
         """The next message. Raises BlockingIOError when there is none yet, EOFError once the other end is gone.
 
+        Raises ValueError for what is no message; it is gone then, with all that it brought.
+
         Raises NoRoom when it brings connections that find none: it stays where it is, for whoever shares this end, or
         for later. Any other message comes without the descriptors that find no room.
         """
@@ -92,7 +104,11 @@ class Channel:
             _close(descriptors)
             descriptors = []
         word, _, text = taken.partition(b" ")
-        return Word(word), text.decode(), descriptors
+        try:
+            return Word(word), text.decode(), descriptors
+        except ValueError:
+            _close(descriptors)
+            raise
 
     def _look(self) -> tuple[bytes, list[int], bool]:
         """The next message, left where it is; what descriptors it brings, as far as there is room; whether that is all.

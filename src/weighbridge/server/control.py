@@ -28,6 +28,7 @@ from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, i
 from weighbridge.adapters.http.request_ids import RequestIds
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
+from weighbridge.server.runner.runners import RunnerReport
 
 _JSON = b"application/json"
 _PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
@@ -78,6 +79,10 @@ class Operator(Protocol):
 
     lineup: Lineup
 
+    def runners(self) -> list[RunnerReport]:
+        """A report on each runner."""
+        ...
+
     async def activate(self, name: str, version: str) -> Outcome:
         """Make a version live. Raises ModelNotFound, VersionNotFound, ModelRefused."""
         ...
@@ -113,6 +118,7 @@ class ControlPlane:
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
             "/workers": {"GET": self._workers},
+            "/runners": {"GET": self._runners},
             "/models": {"GET": self._models},
         }
         self._operations: list[tuple[re.Pattern[str], Callable[..., Awaitable[Outcome]]]] = [
@@ -183,6 +189,9 @@ class ControlPlane:
 
     def _workers(self) -> Reply:
         return 200, _JSON, orjson.dumps(self._fleet.workers())
+
+    def _runners(self) -> Reply:
+        return 200, _JSON, orjson.dumps(self._operator.runners())
 
     def _models(self) -> Reply:
         return 200, _JSON, orjson.dumps([*self._operator.lineup.catalogue.values()])

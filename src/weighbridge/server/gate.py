@@ -1,19 +1,16 @@
-"""What all connections of a process share: limits, the budget for buffered bytes, the queue, the clock of timeouts."""
+"""What all connections of a process share: limits, the budget for buffered bytes, the clock of timeouts."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import cycle
 from time import perf_counter
 from typing import Protocol
 
-from weighbridge.server.queue import Queue
 from weighbridge.server.scoreboard import Vitals
 from weighbridge.settings import Settings
 
 _SWEEP_SECONDS = 0.25
 _PAUSE_SHARE = 0.75
-_RETRY_SECONDS = (2, 1, 3)
 
 
 class Connection(Protocol):
@@ -59,11 +56,9 @@ class Gate:
         self.closing = False
         self.give_back: Callable[[int], bool] | None = None
         self.held = 0
-        self.queue = Queue(max_wait=settings.max_wait_ms / 1000)
         self._budget = max(settings.max_buffered_bytes, settings.max_body_bytes)
         self._holders: OrderedDict[Connection, int] = OrderedDict()
         self._paused: set[Connection] = set()
-        self._seconds = cycle(_RETRY_SECONDS)
 
     def hold(self, connection: Connection, size: int) -> None:
         """Account for all that `connection` buffers: now `size` bytes."""
@@ -104,7 +99,3 @@ class Gate:
         self.draining = True
         for connection in list(self.connections):
             connection.shutdown()
-
-    def retry_after(self) -> str:
-        """The header that tells a client when to come back, and not all of them at the same time."""
-        return f"\r\nretry-after: {next(self._seconds)}"

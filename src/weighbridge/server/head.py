@@ -1,39 +1,19 @@
 """The head of a request, judged: RFC 9110 and 9112, stricter where they leave room."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httptools
 
 from weighbridge.adapters.http import deadline
-from weighbridge.adapters.http.fast_route import Call, joined
+from weighbridge.adapters.http.fast_route import CompiledRoute, joined
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
-from weighbridge.adapters.metrics import Durations, RouteMetrics
-from weighbridge.application.admission import SHORT, ServiceTime
 from weighbridge.settings import Settings
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
 
 
-@dataclass(frozen=True, slots=True)
-class LaneRoute:
-    """A compiled route, where its requests are counted, and how long they take.
-
-    `waits` is where their time in the queue is counted; None for a route that asks no model, whose requests never wait.
-    """
-
-    call: Call
-    metrics: RouteMetrics
-    waits: Durations | None = None
-    service_time: ServiceTime = field(default_factory=ServiceTime)
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether its requests are answered as they come; what asks no model always is, probes above all."""
-        return self.service_time.mean < SHORT or self.waits is None
-
-
-LaneRoutes = dict[tuple[bytes, bytes], LaneRoute]
+LaneRoutes = dict[tuple[bytes, bytes], CompiledRoute]
 """Compiled routes by method and request target."""
 
 
@@ -52,7 +32,7 @@ class Head:
     awaits_continue: bool
     keep_alive: bool
     time_limit: float
-    route: LaneRoute | None
+    route: CompiledRoute | None
 
 
 def judge(

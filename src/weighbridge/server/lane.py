@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.application.queue import Queue
 from weighbridge.application.readiness import Readiness
 from weighbridge.server.head import Head, LaneRoutes
 
@@ -26,6 +27,7 @@ class Lane:
     routes: LaneRoutes
     telemetry: RequestTelemetry
     readiness: Readiness
+    queue: Queue
     known_heads: dict[bytes, Head] = field(default_factory=dict)
     _of_models: dict[str, LaneRoutes] = field(default_factory=dict)
     _forgot: float = 0.0

@@ -3,21 +3,26 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
-from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.manifest import Options
+from weighbridge.adapters.metrics import SERIES_KEPT_SECONDS
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.lineup import Lineup, Outcome, Stopping
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.machine import usable_cores
+from weighbridge.server.runner.process import RunnerProcess
+from weighbridge.server.runner.runners import RunnerReport
 from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
@@ -44,31 +49,47 @@ class Shelf(Protocol):
         """What is no model by its name, a sentence each. Raises ModelRefused."""
         ...
 
-    def write_rollout(self, name: str, rollout: Rollout) -> None:
-        """Have `rollout.toml` say this from now on. Raises OSError, ModelRefused."""
+    def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
+        """Have `rollout.toml` name these versions, and keep all else in it. Raises OSError, ModelRefused."""
         ...
 
 
-class Prover(Protocol):
-    """Opens versions where that can do no harm, each once."""
+class Openings(Protocol):
+    """Whoever opens versions, in processes that can do no harm and that may stay to answer: `Runners`."""
 
-    async def prove(self, name: str, version: str) -> Artefact:
-        """Open a version as a worker would; its artefact, for those who open it next. Raises ModelRefused."""
+    came: Callable[[Hosted, RunnerProcess], None]
+    gone: Callable[[Hosted], None]
+
+    async def open(self, name: str, version: str, options: Options) -> Hosted:
+        """Open a version. Raises ModelRefused."""
+        ...
+
+    def heed(self, settings: Settings) -> bool:
+        """Open versions with these settings; whether those that are open would be opened otherwise."""
+        ...
+
+    def broken(self, number: int, serial: int, reason: str) -> None:
+        """Have a runner of an opening replaced, which sent what it may not."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Forget what a worker that is gone had in hand for runners."""
+        ...
+
+    def reports(self) -> list[RunnerReport]:
+        """A report on each runner."""
+        ...
+
+    def families(self) -> Iterable[Metric]:
+        """The families of series about runners."""
         ...
 
 
 class Hosts(Protocol):
     """All who serve the models: the workers, or the one process. Those who join serve what the lineup says."""
 
-    def apart(self) -> AbstractContextManager[None]:
-        """Have them not stand in each other's way while a version is opened."""
-        ...
-
-    async def prepare(self, name: str, version: str, read: Artefact) -> None:
-        """Have each open a version, of what was `read`, beside those that are live.
-
-        Raises ModelRefused when one cannot.
-        """
+    async def prepare(self, name: str, hosted: Hosted) -> None:
+        """Have each make ready for a version, beside those that are live. Raises ModelRefused when one cannot."""
         ...
 
     async def commit(self) -> None:
@@ -79,12 +100,32 @@ class Hosts(Protocol):
         """Have each forget what it has prepared."""
         ...
 
+    def connect(self, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Have each ask another runner of a version."""
+        ...
+
+    def put_out(self, hosted: Hosted) -> None:
+        """Let each know that a version is out of service."""
+        ...
+
     def tell(self) -> None:
         """Let each know the catalogue of the lineup."""
         ...
 
 
 _EMBEDDED = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A version as it is to be served: its files as they were found, and how it is to be run.
+
+    What is served is replaced when any of these changes.
+    """
+
+    version: str
+    found: FoundVersion
+    options: Options
 
 
 @dataclass(slots=True)
@@ -97,63 +138,101 @@ class _Standing:
     found: FoundModel | None = None
     followed: FoundModel | None = None
     overruled: FoundModel | None = None
-    live: str | None = None
-    fingerprint: str | None = None
+    served: Wanted | None = None
+    hosted: Hosted | None = None
     previous: str | None = None
     reason: str | None = None
-    refused: dict[str, tuple[FoundVersion, str]] = field(default_factory=dict)
+    refused: dict[str, tuple[Wanted, str]] = field(default_factory=dict)
+
+    @property
+    def live(self) -> str | None:
+        """The version that is served."""
+        return None if self.served is None else self.served.version
 
     def entry(self, name: str) -> ModelEntry:
         """What the catalogue says of it."""
-        versions = {} if self.found is None else self.found.versions
+        found = self.found or FoundModel(None, None, {})
+        versions = found.versions
         if self.live is not None and self.live not in versions:
             versions = {**versions, self.live: FoundVersion()}
-        entries = tuple(self._entry(version, found) for version, found in versions.items())
-        return ModelEntry(name, self.live, self.previous, entries, self.reason)
+        wanted = (Wanted(version, files, found.options(version)) for version, files in versions.items())
+        calls = None if self.hosted is None else self.hosted.entry()
+        return ModelEntry(name, self.live, self.previous, tuple(map(self._entry, wanted)), self.reason, calls)
 
-    def _entry(self, version: str, found: FoundVersion) -> VersionEntry:
+    def _entry(self, wanted: Wanted) -> VersionEntry:
+        version = wanted.version
         refused_as, reason = self.refused.get(version, (None, None))
-        reason = reason if refused_as == found else found.reason
+        reason = reason if refused_as == wanted else wanted.found.reason
         if version == self.live:
-            return VersionEntry(version, VersionState.LIVE, reason)
+            unavailable = None if self.hosted is None else self.hosted.unavailable
+            return VersionEntry(version, VersionState.LIVE, reason if unavailable is None else unavailable)
         return VersionEntry(version, VersionState.AVAILABLE if reason is None else VersionState.REFUSED, reason)
 
 
 class Rollouts:
     """Decides which version of each model is live, one operation at a time.
 
-    Whoever else changes what all workers serve holds `changing` meanwhile. `make_prover` makes the one that proves
-    versions with the settings of the moment.
+    Whoever else changes what all workers serve holds `changing` meanwhile.
     """
 
-    def __init__(
-        self, shelf: Shelf, make_prover: Callable[[Settings], Prover], settings: Settings, logger: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, shelf: Shelf, openings: Openings, settings: Settings, logger: FilteringBoundLogger) -> None:
         self.changing = asyncio.Lock()
         self.lineup = Lineup()
         self._shelf = shelf
-        self._make_prover = make_prover
-        self._prover = make_prover(settings)
+        self._openings = openings
+        openings.came, openings.gone = self._came, self._gone
+        self._settings = settings
         self._logger = logger
         self._standings: dict[str, _Standing] = {}
         self._operations = Counter[tuple[str, str, str]]()
         self._hosts: Hosts
+        self._opening: set[str] = set()
         self._running: set[asyncio.Task[Any]] = set()
         self._decided: asyncio.Task[Any] | None = None
         self._unreadable: str | None = None
         self._stopped = False
+        self._ended: dict[tuple[str, str], float] = {}
+
+    def forgotten(self) -> list[tuple[str, str]]:
+        """The versions, by model, that have not been live for so long that nobody asks for their series any more.
+
+        Each is told of once.
+        """
+        live = {(name, standing.live) for name, standing in self._standings.items()}
+        old = [of for of, at in self._ended.items() if monotonic() - at > SERIES_KEPT_SECONDS]
+        for of in old:
+            del self._ended[of]
+        return [of for of in old if of not in live]
+
+    @property
+    def opening(self) -> list[str]:
+        """The versions that are being opened."""
+        return sorted(self._opening)
+
+    @property
+    def hosted(self) -> list[Hosted]:
+        """What is live and answered for by runners."""
+        hosted = (standing.hosted for standing in self._standings.values())
+        return [one for one in hosted if one is not None and one.placed.terms is not None]
 
     def metrics(self) -> Iterable[Metric]:
         """The families of series about models."""
         of_each = product(self._standings, OPERATIONS, ("success", "refused"))
         counts = {operation: self._operations[operation] for operation in of_each}
         live = {entry.name: entry.live for entry in self.lineup.catalogue.values() if entry.live is not None}
-        return model_families(live, counts)
+        return [*model_families(live, counts), *self._openings.families()]
 
-    def heed(self, settings: Settings) -> None:
-        """Prove versions with these settings from now on."""
-        self._prover = self._make_prover(settings)
+    async def heed(self, settings: Settings) -> None:
+        """Open versions with these settings from now on, and anew what runners answer for, where that matters.
+
+        The caller holds `changing`.
+        """
         self._shelf.most_bytes = settings.load_memory_bytes
+        if self._openings.heed(settings):
+            for name, standing in sorted(self._standings.items()):
+                if standing.served is not None and standing.hosted in self.hosted:
+                    with suppress(ModelRefused), self._recorded(name, "reload"):  # it is logged; the old one serves on
+                        await self._replace(name, standing.served)
 
     async def start(self, hosts: Hosts) -> None:
         """Decide what is live from the start, for `hosts` that are yet to be started. The caller holds `changing`.
@@ -181,6 +260,18 @@ class Rollouts:
         """Do the same for every model of which anything has changed; what is refused is logged."""
         with suppress(Stopping):
             await self._run(self._reconcile())
+
+    def runners(self) -> list[RunnerReport]:
+        """A report on each runner."""
+        return self._openings.reports()
+
+    def broken(self, number: int, serial: int, reason: str) -> None:
+        """A runner sent a worker what it may not."""
+        self._openings.broken(number, serial, reason)
+
+    def clear(self, slot: int) -> None:
+        """A worker is gone that counted in this slot."""
+        self._openings.clear(slot)
 
     def stop(self) -> None:
         """Undo what is not decided yet, and refuse all else from now on."""
@@ -212,18 +303,35 @@ class Rollouts:
             raise CannotStart(f"WEIGHBRIDGE_MODELS: {exc}") from exc
         if strangers:
             self._logger.warning("models_passed_over", reasons=strangers)
+        wanted = {}
         for name, model in found.items():
-            standing = self._standings[name] = _Standing(model, model)
-            if model.problem is None and not model.versions:
-                continue
-            try:
-                version, version_found = _wanted(name, model)
-                await self._prove(name, version, version_found)
-            except ModelRefused as exc:
-                raise CannotStart(str(exc)) from exc
-            previous = None if model.rollout is None else model.rollout.previous
-            standing.live, standing.fingerprint, standing.previous = version, version_found.fingerprint, previous
+            self._standings[name] = _Standing(model, model)
+            if model.problem is not None or model.versions:
+                wanted[name] = model
+        opened = await self._open_all(wanted)
+        for name, (served, hosted) in opened.items():
+            standing, rollout = self._standings[name], wanted[name].rollout
+            standing.served, standing.hosted = served, hosted
+            standing.previous = None if rollout is None else rollout.previous
         self._line_up()
+
+    async def _open_all(self, models: Mapping[str, FoundModel]) -> dict[str, tuple[Wanted, Hosted]]:
+        """What is to be live of these models, opened side by side, one for each core. Raises CannotStart."""
+        turns = asyncio.Semaphore(usable_cores())
+
+        async def opened(name: str, model: FoundModel) -> tuple[Wanted, Hosted]:
+            wanted = _wanted(name, model)
+            async with turns:
+                return wanted, await self._open(name, wanted)
+
+        self._opening = set(models)
+        results = await asyncio.gather(*map(opened, models, models.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, ModelRefused):
+                raise CannotStart(str(result)) from result
+            if isinstance(result, BaseException):
+                raise result
+        return {name: result for name, result in zip(models, results, strict=True) if isinstance(result, tuple)}
 
     async def _activate(self, name: str, version: str) -> Outcome:
         async with self.changing:
@@ -233,7 +341,7 @@ class Rollouts:
             if standing.found is None or version not in standing.found.versions:
                 raise VersionNotFound
             with self._recorded(name, "activate"):
-                return await self._make_live(name, version, standing.found.versions[version], pin=True)
+                return await self._make_live(name, _chosen(standing.found, version), pin=True)
 
     async def _roll_back(self, name: str) -> Outcome:
         async with self.changing:
@@ -244,7 +352,7 @@ class Rollouts:
             if version is None or standing.found is None or version not in standing.found.versions:
                 raise NothingToRollBack
             with self._recorded(name, "rollback"):
-                return await self._make_live(name, version, standing.found.versions[version], pin=True)
+                return await self._make_live(name, _chosen(standing.found, version), pin=True)
 
     async def _reload(self, name: str) -> Outcome:
         async with self.changing:
@@ -253,7 +361,7 @@ class Rollouts:
             standing = await self._look_at(name)
             standing.followed = standing.found
             with self._recorded(name, "reload"):
-                return await self._make_live(name, *_wanted(name, standing.found), pin=False)
+                return await self._make_live(name, _wanted(name, standing.found), pin=False)
 
     async def _reconcile(self) -> None:
         async with self.changing:
@@ -283,7 +391,7 @@ class Rollouts:
             standing.reason = None
             return  # it says what it said then
         with suppress(ModelRefused), self._recorded(name, "watch"):  # it is logged, and kept as the reason
-            await self._make_live(name, *_wanted(name, standing.found), pin=False)
+            await self._make_live(name, _wanted(name, standing.found), pin=False)
 
     async def _look_at(self, name: str) -> _Standing:
         """How a model stands, by what is in the directory now. Raises ModelNotFound, ModelRefused."""
@@ -306,7 +414,7 @@ class Rollouts:
     def _recorded(self, name: str, operation: str) -> Iterator[None]:
         """Count and remember how an operation ends, and let everyone know."""
         standing = self._standings[name]
-        before = standing.live, standing.fingerprint
+        before = standing.served
         try:
             yield
         except ModelRefused as exc:
@@ -316,89 +424,127 @@ class Rollouts:
             raise
         else:
             standing.reason = None
-            if operation != "watch" or before != (standing.live, standing.fingerprint):
+            if operation != "watch" or before != standing.served:
                 self._operations[name, operation, "success"] += 1
         finally:
             self._line_up()
 
-    async def _make_live(self, name: str, version: str, found: FoundVersion, *, pin: bool) -> Outcome:
+    async def _make_live(self, name: str, wanted: Wanted, *, pin: bool) -> Outcome:
         """Have a version served by all, or change nothing; `pin` it in the rollout. Raises ModelRefused, Stopping."""
         if self._stopped:  # after what was decided for another model
             raise Stopping
-        is_served = (version, found.fingerprint) == (self._standings[name].live, self._standings[name].fingerprint)
-        if not is_served:
-            await self._agree(name, version, found)
+        standing = self._standings[name]
+        hosted = standing.hosted
+        if hosted is None or wanted != standing.served:
+            hosted = await self._agree(name, wanted)
+        else:
+            await hosted.revive()
         self._decided = asyncio.current_task()
         try:
-            return await self._decide(name, version, found, is_served=is_served, pin=pin)
+            return await self._decide(name, wanted, hosted, pin=pin)
         finally:
             self._decided = None
 
-    async def _decide(self, name: str, version: str, found: FoundVersion, *, is_served: bool, pin: bool) -> Outcome:
+    async def _replace(self, name: str, wanted: Wanted) -> None:
+        """Have a version that is live opened anew, and served so. Raises ModelRefused."""
+        hosted = await self._agree(name, wanted)
+        await self._serve(self._standings[name], hosted)
+
+    async def _decide(self, name: str, wanted: Wanted, hosted: Hosted, *, pin: bool) -> Outcome:
         """Write what all have agreed upon, and have it served: nothing undoes that halfway."""
-        standing = self._standings[name]
+        standing, version = self._standings[name], wanted.version
         previous = standing.previous if version == standing.live else standing.live
-        persisted = not pin or await self._persist(name, Rollout(live=version, previous=previous))
+        persisted = not pin or await self._persist(name, version, previous)
         standing.followed, standing.overruled = standing.found, None if persisted else standing.found
-        if not is_served:
-            standing.live, standing.fingerprint, standing.previous = version, found.fingerprint, previous
-            self._line_up()
-            await self._hosts.commit()
+        if wanted != standing.served:
+            standing.served, standing.previous = wanted, previous
+            await self._serve(standing, hosted)
             self._logger.info("model_live", model=name, version=version, previous=previous, persisted=persisted)
         return Outcome(name, version, previous, persisted)
 
-    async def _agree(self, name: str, version: str, found: FoundVersion) -> None:
-        """Prove a version, and have all prepare it. Raises ModelRefused."""
+    async def _serve(self, standing: _Standing, hosted: Hosted) -> None:
+        """Have all serve what they have prepared, and what they served before be asked no more."""
+        former, standing.hosted = standing.hosted, hosted
+        self._line_up()
+        await self._hosts.commit()
+        if former is not None:
+            former.retire()
+            self._ended[former.name, former.version] = monotonic()
+
+    async def _agree(self, name: str, wanted: Wanted) -> Hosted:
+        """Open a version, and have all prepare it. Raises ModelRefused."""
         standing = self._standings[name]
+        hosted = None
         try:
-            with self._hosts.apart():
-                read = await self._prove(name, version, found)
-                await self._hosts.prepare(name, version, read)
-        except ModelRefused as exc:
-            standing.refused[version] = found, str(exc)
+            hosted = await self._open(name, wanted)
+            await self._hosts.prepare(name, hosted)
+            hosted.check()
+        except BaseException as exc:
+            if isinstance(exc, ModelRefused):
+                standing.refused[wanted.version] = wanted, str(exc)
             self._hosts.abort()
+            if hosted is not None:
+                hosted.retire()
             raise
-        except asyncio.CancelledError:
-            self._hosts.abort()
-            raise
-        standing.refused.pop(version, None)
+        standing.refused.pop(wanted.version, None)
+        return hosted
 
-    async def _prove(self, name: str, version: str, found: FoundVersion) -> Artefact:
-        """Have a version proven whose files are in order. Raises ModelRefused."""
-        if found.reason is not None:
-            raise ModelRefused(found.reason)
-        return await self._prover.prove(name, version)
+    async def _open(self, name: str, wanted: Wanted) -> Hosted:
+        """Have a version opened whose files are in order. Raises ModelRefused."""
+        if wanted.found.reason is not None:
+            raise ModelRefused(wanted.found.reason)
+        self._opening.add(name)
+        try:
+            return await self._openings.open(name, wanted.version, wanted.options)
+        finally:
+            self._opening.discard(name)
 
-    async def _persist(self, name: str, rollout: Rollout) -> bool:
-        """Write the rollout, unless it is there; whether that could be done."""
+    def _came(self, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Another runner of a version can be asked."""
+        self._hosts.connect(hosted, runner)
+        self._line_up()
+
+    def _gone(self, hosted: Hosted) -> None:
+        """A version is out of service."""
+        self._hosts.put_out(hosted)
+        self._line_up()
+
+    async def _persist(self, name: str, live: str, previous: str | None) -> bool:
+        """Write these versions into the rollout, unless they are there; whether that could be done."""
         found = self._standings[name].found
-        if found is not None and found.rollout == rollout:
+        rollout = None if found is None else found.rollout
+        if rollout is not None and (rollout.live, rollout.previous) == (live, previous):
             return True
         try:
-            await asyncio.to_thread(self._shelf.write_rollout, name, rollout)
+            await asyncio.to_thread(self._shelf.write_rollout, name, live=live, previous=previous)
         except (OSError, ModelRefused) as exc:
-            self._logger.warning("rollout_not_written", model=name, live=rollout.live, reason=str(exc))
+            self._logger.warning("rollout_not_written", model=name, live=live, reason=str(exc))
             return False
         return True
 
     def _line_up(self) -> None:
         """Have the lineup say how all stands, and let everyone know if that is new."""
         former, standings = self.lineup, sorted(self._standings.items())
-        live = {name: standing.live for name, standing in standings if standing.live is not None}
+        live = {name: standing.hosted.placed for name, standing in standings if standing.hosted is not None}
         catalogue = {name: standing.entry(name) for name, standing in standings}
         self.lineup = Lineup(live, {EMBEDDED.name: EMBEDDED, **catalogue})
         if self.lineup != former:
             self._hosts.tell()
 
 
-def _wanted(name: str, model: FoundModel | None) -> tuple[str, FoundVersion]:
+def _wanted(name: str, model: FoundModel | None) -> Wanted:
     """The version that should be live. Raises ModelRefused."""
     if model is None:
         raise ModelRefused(f"models/{name}: expected a directory, got nothing")
-    if model.problem is not None:
-        raise ModelRefused(model.problem)
     if model.wanted is None:
-        raise ModelRefused(f"models/{name}: expected a version, got none")
+        raise ModelRefused(model.problem or f"models/{name}: expected a version, got none")
     if model.wanted not in model.versions:
         raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {model.wanted}")
-    return model.wanted, model.versions[model.wanted]
+    return _chosen(model, model.wanted)
+
+
+def _chosen(model: FoundModel, version: str) -> Wanted:
+    """A version that is there. Raises ModelRefused when the rollout is wrong: how to run it is not known then."""
+    if model.problem is not None:
+        raise ModelRefused(model.problem)
+    return Wanted(version, model.versions[version], model.options(version))

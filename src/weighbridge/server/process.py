@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from weighbridge.adapters.lending import lent
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
@@ -22,9 +23,6 @@ TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
 _RETRY_SECONDS = 0.05
-_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"  # of what is there twice, the last counts
-_HUGE_PAGE_BYTES = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-_USUAL_HUGE_PAGE_BYTES = 2 * 1024**2
 _EXPECTED = "expected every worker to go along, got one that"
 
 
@@ -42,23 +40,27 @@ class WorkerProcess:
     Raises OSError when there is no process to be had.
     """
 
-    def __init__(self, command: Sequence[str], settings: Settings, lineup: Lineup, *, most_connections: int) -> None:
+    def __init__(
+        self, command: Sequence[str], settings: Settings, lineup: Lineup, *, slot: int, most_connections: int
+    ) -> None:
         self.channel, self._far_end = Channel.pair()
         try:
-            with lineup.lent() as written:
+            with lent(lineup) as written:
                 self.scoreboard = Scoreboard.create()
                 self.channel.send(Word.START, settings.snapshot(), [self.scoreboard.descriptor, written])
             os.close(self.scoreboard.descriptor)  # the mapping stays
             self._process, self.pidfd = _start(
                 [*command, str(self._far_end.fileno())],
                 self._far_end.fileno(),
-                _environment(settings),
+                _environment(),
             )
         except OSError:
             self.channel.close()
             self._far_end.close()
             raise
         self.is_outdated = False
+        self.slot = slot
+        self.runners = 0  # that it has a descriptor for
         self.pid = self._process.pid
         self.state = WorkerState.STARTING
         self._began = monotonic()
@@ -70,6 +72,7 @@ class WorkerProcess:
         self._refusal: str | None = None
         self.ending: Ending | None = None
         self._asked: dict[int, asyncio.Future[None]] = {}
+        self._untold: deque[tuple[Word, str, list[int]]] = deque()
         self._numbers = count(1)
         self._handed = 0
         self._at_once = MOST_DESCRIPTORS
@@ -106,7 +109,7 @@ class WorkerProcess:
         """How many connections it should be given."""
         if self.state is not WorkerState.READY or self.is_silent or self.is_full:
             return 0
-        return self._most_connections - self.connections
+        return self._most_connections - self.runners - self.connections
 
     @property
     def has_lived(self) -> bool:
@@ -127,6 +130,25 @@ class WorkerProcess:
                 return start
             self._handed += len(descriptors)
         return len(connections)
+
+    def tell(self, word: Word, text: str, descriptors: Sequence[int] = ()) -> None:
+        """Have it know something, in the order of what it is told, once there is room for the messages."""
+        if self._untold or not self.channel.send(word, text, descriptors):
+            with suppress(OSError):  # without descriptors it is not to be had
+                self._untold.append((word, text, [os.dup(descriptor) for descriptor in descriptors]))
+                if len(self._untold) == 1:
+                    asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._tell_on)
+
+    def _tell_on(self) -> None:
+        """Tell it what found no room, as far as there is some now; to one that is gone there is nothing to tell."""
+        while self._untold:
+            word, text, descriptors = self._untold[0]
+            if not self.gone.is_set() and not self.channel.send(word, text, descriptors):
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._tell_on)
+                return
+            self._untold.popleft()
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     async def ask(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""
@@ -233,27 +255,9 @@ class WorkerProcess:
         return Ending("exited", f"ended with code {code}" if self._refusal is None else self._refusal)
 
 
-def with_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """An environment in which the GNU C library asks for huge pages, unless it says there that it should not.
-
-    Memory for half a gigabyte of weights is given back in 4 ms then, and in 50 by pages of 4 KiB; nobody is answered
-    meanwhile. It is filled faster, too, and read faster. A process has about a megabyte more for it. Where such a page
-    is larger than usual, the library would take all of one for the first bytes.
-    """
-    try:
-        size = int(_HUGE_PAGE_BYTES.read_text("ascii"))
-    except OSError:  # a kernel without, or no descriptor to look with
-        return environment
-    if size > _USUAL_HUGE_PAGE_BYTES:
-        return environment
-    given = environment.get(_TUNABLES)
-    return {**environment, _TUNABLES: f"{_HUGE_PAGES}:{given}" if given else _HUGE_PAGES}
-
-
-def _environment(settings: Settings) -> Mapping[str, str]:
+def _environment() -> Mapping[str, str]:
     """That of this process, less the token of the admin listener: a worker runs models, and needs none."""
-    others = {name: value for name, value in os.environ.items() if name.upper() != f"{PREFIX}ADMIN_TOKEN"}
-    return others if settings.models is None else with_huge_pages(others)
+    return {name: value for name, value in os.environ.items() if name.upper() != f"{PREFIX}ADMIN_TOKEN"}
 
 
 def _start(

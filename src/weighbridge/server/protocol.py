@@ -25,14 +25,14 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from weighbridge.adapters.http.deadline import too_late
-from weighbridge.adapters.http.fast_route import joined
-from weighbridge.adapters.http.problems import Canned, Problem, RefusedRequest, Reply
+from weighbridge.adapters.http.fast_route import CompiledRoute, joined
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, overloaded
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.application.queue import Turn
 from weighbridge.server.gate import Gate
-from weighbridge.server.head import Head, LaneRoute, body_too_large, headers_too_large, judge, url_too_long
+from weighbridge.server.head import Head, body_too_large, headers_too_large, judge, url_too_long
 from weighbridge.server.lane import END_OF_HEAD, Lane
-from weighbridge.server.queue import Turn
 from weighbridge.server.replies import CLOSE, Replies
 from weighbridge.settings import Settings
 
@@ -40,7 +40,6 @@ _LINGER_SECONDS = 2.0
 _QUIET_SECONDS = 1.0
 _HIGH_WATER_OF_TLS = 16 * 1024
 _PARSED_AT_ONCE = 8192
-_QUEUE_TOO_LONG = Canned(Problem.OVERLOADED, "expected a shorter queue than there is; send it again later")
 _TCP_INFO = struct.Struct("128xQ")  # of Linux' tcp.h the bytes that were received
 # A trailer is no header, whatever it says; but the parser heeds these, and would read no request after this one.
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
@@ -59,7 +58,7 @@ class _Waiting:
     """A request for the fast lane that waits; when it was whole and its deadline are perf_counter's, in seconds."""
 
     head: Head
-    route: LaneRoute
+    route: CompiledRoute
     body: bytes | bytearray
     came: float
     deadline: float
@@ -84,6 +83,9 @@ class GateProtocol(HttpToolsProtocol):
     _refusal: RefusedRequest | None = None
     _discarded: int | None = None
     _turn: Turn | None = None
+    _later: "asyncio.Task[Reply] | None" = None
+    _later_id = ""
+    _later_since = 0.0
     _unread_since: float | None = None
     # Of the request that arrives
     _head: Head | None = None
@@ -368,8 +370,10 @@ class GateProtocol(HttpToolsProtocol):
             return
         if self._refusal is not None:  # it waits for the replies before it; nothing after it counts
             return
-        if self._backlog:  # what was on its way when reading was paused
+        if self._backlog:  # what was on its way when reading was paused, or came since uvicorn has resumed it
             self._backlog += data
+            self._hold()
+            self._throttle()
             return
         alone = self._at_rest
         self._begun = 0
@@ -484,7 +488,6 @@ class GateProtocol(HttpToolsProtocol):
             return
         request_id = self._request_id()
         reply = refusal.problem.reply(str(refusal), request_id)
-        retry = self.gate.retry_after() if refusal.problem is Problem.OVERLOADED else ""
         self._telemetry.finished(
             self._telemetry.metrics.route(UNROUTED),
             request_id,
@@ -493,7 +496,7 @@ class GateProtocol(HttpToolsProtocol):
             reply[0],
             perf_counter() - self._since,
         )
-        self.transport.write(self.replies.written(reply, request_id, retry + CLOSE))
+        self.transport.write(self.replies.written(reply, request_id, CLOSE))
         self._linger()
 
     def _linger(self) -> None:
@@ -520,9 +523,11 @@ class GateProtocol(HttpToolsProtocol):
         deadline = first_byte + head.time_limit
         if came <= deadline and not self._waiting:
             if route.is_quick:
-                route.service_time.observe(self._answer(head, route, body, came, deadline) - came)
+                done = self._answer(head, route, body, came, deadline)
+                if done is not None:
+                    route.service_time.observe(done - came)
                 return
-            if not self.gate.queue.admits(deadline - came):  # most, when there are too many
+            if not self.lane.queue.admits(deadline - came):  # most, when there are too many
                 self._turn_away(head, route, came)
                 return
         self._waiting.append(_Waiting(head, route, body, came, deadline))
@@ -531,8 +536,8 @@ class GateProtocol(HttpToolsProtocol):
 
     def _advance(self) -> None:
         """Answer or refuse what waits, up to a request that has to wait in the gate's queue."""
-        queue = self.gate.queue
-        while self._waiting and not self.flow.write_paused and not self.transport.is_closing():
+        queue = self.lane.queue
+        while self._waiting and not (self._later or self.flow.write_paused or self.transport.is_closing()):
             request = self._waiting[0]
             head, route = request.head, request.route
             left = request.deadline - perf_counter()
@@ -548,11 +553,11 @@ class GateProtocol(HttpToolsProtocol):
                 self._turn_away(head, route, request.came)
         self._at_rest = not (self._in_message or self._in_hand or self.transport.is_closing())
 
-    def _serve(self) -> None:
-        """Called by the gate's queue when it is the turn of the first request that waits."""
+    def _serve(self) -> "asyncio.Task[Reply] | None":
+        """Called by the queue when it is the turn of the first request that waits; what it is served by if later."""
         self._turn = None
         if self.transport.is_closing():
-            return
+            return None
         request, now = self._waiting[0], perf_counter()
         route = request.route
         assert route.waits is not None, "what asks no model is answered as it comes"
@@ -560,8 +565,11 @@ class GateProtocol(HttpToolsProtocol):
         if now <= request.deadline:
             self._waiting.popleft()
             done = self._answer(request.head, route, request.body, request.came, request.deadline)
+            if done is None:
+                return self._later
             route.service_time.observe(done - now)
         self._go_on()
+        return None
 
     def _go_on(self) -> None:
         """Deal with what is behind a request that waited."""
@@ -575,20 +583,53 @@ class GateProtocol(HttpToolsProtocol):
     def _give_up_waiting(self) -> None:
         """Forget what waits, and what the application was to do after it."""
         if self._turn is not None:
-            self.gate.queue.leave(self._turn)
+            self.lane.queue.leave(self._turn)
             self._turn = None
+        later, self._later = self._later, None
+        if later is not None:
+            later.cancel()
         if self._waiting:
             self._waiting.clear()
             while self.pipeline:
                 self.pipeline.pop()[0].response_complete = True  # it has not begun, and never will
 
-    def _answer(self, head: Head, route: LaneRoute, body: bytes | bytearray, came: float, deadline: float) -> float:
-        """Reply by the fast lane to what was whole at `came`; when that was ready. Times are perf_counter's."""
+    def _answer(
+        self, head: Head, route: CompiledRoute, body: bytes | bytearray, came: float, deadline: float
+    ) -> float | None:
+        """Reply by the fast lane to what was whole at `came`; when that was ready. Times are perf_counter's.
+
+        None where the reply comes later: until then the request is the first of those that wait.
+        """
+        request_id, reply = self.replies.begin(head, route, body, deadline)
+        if isinstance(reply, tuple):
+            return self._reply(head, route, request_id, reply, came, deadline)
+        self._at_rest = False
+        self._later, self._later_id, self._later_since = reply, request_id, perf_counter()
+        self._waiting.appendleft(_Waiting(head, route, body, came, deadline))
+        reply.add_done_callback(self._arrived)
+        return None
+
+    def _reply(
+        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, came: float, deadline: float
+    ) -> float:
         keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
-        reply, now = self.replies.answer(head, route, body, came, deadline, "" if keep_alive else CLOSE)
-        self.transport.write(reply)
+        more = "" if keep_alive else CLOSE
+        written, now = self.replies.finish(head, route, request_id, reply, (came, deadline), more)
+        self.transport.write(written)
         self._go_on_or_close(now, keep_alive=keep_alive)
         return now
+
+    def _arrived(self, reply: "asyncio.Task[Reply]") -> None:
+        """Give a reply that came later, unless nobody waits for it any more."""
+        if reply is not self._later or reply.cancelled():  # as when the event loop ends
+            return
+        self._later = None
+        request = self._waiting.popleft()
+        head, route = request.head, request.route
+        done = self._reply(head, route, self._later_id, reply.result(), request.came, request.deadline)
+        if not route.is_remote:
+            route.service_time.observe(done - self._later_since)
+        self._go_on()
 
     def _expire(self, request: _Waiting) -> None:
         """Refuse a request whose deadline passed before its turn came."""
@@ -601,18 +642,19 @@ class GateProtocol(HttpToolsProtocol):
         self._telemetry.finished(request.route.metrics, request_id, head.method, head.target, reply[0], spent)
         self._give(reply, head, request_id, now)
 
-    def _turn_away(self, head: Head, route: LaneRoute, came: float) -> None:
+    def _turn_away(self, head: Head, route: CompiledRoute, came: float) -> None:
         """Refuse a request that would wait too long; its connection goes on."""
         request_id = self._telemetry.request_id(head.given_id)
-        reply = _QUEUE_TOO_LONG.reply(request_id)
+        reply = overloaded(request_id)
         now = perf_counter()
-        self._telemetry.turned_away(route.metrics, reply[0], came, now)
-        self._give(reply, head, request_id, now, self.gate.retry_after())
+        self._telemetry.shed("queue")
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._give(reply, head, request_id, now)
 
-    def _give(self, reply: Reply, head: Head, request_id: str, now: float, more: str = "") -> None:
-        """Write a reply of the fast lane, with `more` headers."""
+    def _give(self, reply: Reply, head: Head, request_id: str, now: float) -> None:
+        """Write a reply of the fast lane."""
         keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
-        self.transport.write(self.replies.written(reply, request_id, more if keep_alive else more + CLOSE))
+        self.transport.write(self.replies.written(reply, request_id, "" if keep_alive else CLOSE))
         self._go_on_or_close(now, keep_alive=keep_alive)
 
     def _go_on_or_close(self, now: float, *, keep_alive: bool) -> None:

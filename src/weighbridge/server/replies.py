@@ -1,14 +1,17 @@
 """The replies of the fast lane, from a request to bytes: the same whatever kind of connection it came on."""
 
+import asyncio
+from http import HTTPStatus
 from time import perf_counter
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from weighbridge.adapters.http.deadline import too_late
-from weighbridge.adapters.http.problems import Reply, internal_error
+from weighbridge.adapters.http.fast_route import CompiledRoute
+from weighbridge.adapters.http.problems import Reply, internal_error, retry_after
 from weighbridge.adapters.telemetry import RequestTelemetry
-from weighbridge.server.head import Head, LaneRoute
+from weighbridge.server.head import Head
 
 CLOSE = "\r\nconnection: close"
 """The header line of a reply that is its connection's last."""
@@ -24,17 +27,25 @@ class Replies:
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._starts: dict[int, str] = {}
 
-    def answer(
-        self, head: Head, route: LaneRoute, body: bytes | bytearray, came: float, deadline: float, more: str
-    ) -> tuple[bytes, float]:
-        """The reply to a request that was whole at `came`, and when it was ready. Times are perf_counter's."""
+    def begin(
+        self, head: Head, route: CompiledRoute, body: bytes | bytearray, deadline: float
+    ) -> tuple[str, Reply | asyncio.Task[Reply]]:
+        """The id of a request, and its reply, or the task that gives it later."""
         request_id = self._request_id(head.given_id)
         try:
-            reply = route.call(head.headers, body, request_id)
+            return request_id, route.call(head.headers, body, request_id, deadline)
         except Exception as exc:
             self._telemetry.failed(exc, request_id=request_id)
-            reply = internal_error(request_id)
-        now = perf_counter()
+            return request_id, internal_error(request_id)
+
+    def finish(
+        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, times: tuple[float, float], more: str
+    ) -> tuple[bytes, float]:
+        """The reply as bytes, and when it was ready; `times` are when the request was whole, and its deadline.
+
+        Times are perf_counter's.
+        """
+        (came, deadline), now = times, perf_counter()
         if now > deadline:
             self._telemetry.expired()
             reply = too_late(request_id)
@@ -45,6 +56,8 @@ class Replies:
     def written(self, reply: Reply, request_id: str, more: str) -> bytes:
         """A whole reply, as bytes."""
         status, media_type, body = reply
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            more = f"\r\nretry-after: {retry_after()}{more}"
         # What uvicorn gives every reply; it renews that, the date, once a second.
         if self._state.default_headers is not self._default_headers:
             self._default_headers = self._state.default_headers

@@ -8,25 +8,27 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from secrets import randbelow
 
 from structlog.typing import FilteringBoundLogger
 
-from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.exposition import Totals
+from weighbridge.adapters.lending import lent
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import NoRoom, Word
 from weighbridge.server.control import WorkerReport
 from weighbridge.server.dispatcher import Dispatcher
-from weighbridge.server.lineup import Stopping
+from weighbridge.server.lineup import Lineup, Stopping
 from weighbridge.server.listener import most_connections
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.process import TICK_SECONDS, WorkerProcess
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.systemd import notify, notify_reloading
-from weighbridge.server.yielding import keep_apart, let_mingle
 from weighbridge.settings import InvalidSettings, Settings
 
 _FIRST_DELAY = 0.25
@@ -115,7 +117,9 @@ class Supervisor:
             return None
         if any(worker.state is WorkerState.READY for worker in self._workers):
             return "every worker is full, or shows no sign of life"
-        return "; ".join(["starting", *(f"worker {slot.number}: {slot.reason}" for slot in self._slots if slot.reason)])
+        opening = [f"opening {', '.join(self._rollouts.opening)}"] if self._rollouts.opening else []
+        reasons = (f"worker {slot.number}: {slot.reason}" for slot in self._slots if slot.reason)
+        return "; ".join(["starting", *opening, *reasons])
 
     def workers(self) -> list[WorkerReport]:
         """A report on each worker."""
@@ -128,6 +132,8 @@ class Supervisor:
         """The metrics of all workers together, those that have ended included."""
         statuses = [worker.status(slot.number) for worker, slot in self._workers.items()]
         statuses += [WorkerStatus(slot.number, None, WorkerState.WAITING) for slot in self._slots if not slot.worker]
+        for model, version in self._rollouts.forgotten():
+            self._totals.forget(model, version)
         memories = [worker.scoreboard.metrics for worker in self._workers]
         processes = process_families(statuses, self._restarts, self._settings)
         return self._totals.exposition(memories, [*processes, *self._rollouts.metrics()])
@@ -211,7 +217,11 @@ class Supervisor:
 
     def _spawn(self, slot: Slot) -> WorkerProcess:
         worker = WorkerProcess(
-            self._command, self._settings, self._rollouts.lineup, most_connections=self._most_connections
+            self._command,
+            self._settings,
+            self._rollouts.lineup,
+            slot=self._free_slot(),
+            most_connections=self._most_connections,
         )
         self._workers[worker] = slot
         loop = asyncio.get_running_loop()
@@ -219,6 +229,11 @@ class Supervisor:
         loop.add_reader(worker.pidfd, self._bury, worker)
         self._logger.info("worker_started", worker=slot.number, pid=worker.pid)
         return worker
+
+    def _free_slot(self) -> int:
+        """A number that no other worker has, for what each counts on its own."""
+        taken = {worker.slot for worker in self._workers}
+        return next(slot for slot in count() if slot not in taken)
 
     def _listen_to(self, worker: WorkerProcess) -> None:
         try:
@@ -234,6 +249,9 @@ class Supervisor:
             self._dispatcher.give(descriptors)
         elif word is Word.READY:
             self._came_up(worker)
+        elif word is Word.BROKEN:
+            number, serial, *reason = text.split(" ")
+            self._rollouts.broken(int(number), int(serial), " ".join(reason))
         else:
             worker.answered(word, text)
 
@@ -241,6 +259,10 @@ class Supervisor:
         """Have a worker answer from now on, unless another one was put in its place meanwhile."""
         if worker.state is WorkerState.STARTING:
             worker.ready()
+            for hosted in self._rollouts.hosted:
+                self._put_out(worker, hosted)
+                for runner in hosted.ready:
+                    self._connect(worker, hosted, runner)
             if worker.is_outdated:
                 self._renew(worker)
             self._dispatcher.offer()
@@ -256,6 +278,7 @@ class Supervisor:
         while left := worker.never_received():  # as many at a time as there is room for
             self._dispatcher.give(left)
         ending = worker.ended()
+        self._rollouts.clear(worker.slot)
         self._totals.absorb(worker.scoreboard.metrics)
         if slot.worker is worker:
             slot.worker, slot.reason = None, ending.words
@@ -269,6 +292,7 @@ class Supervisor:
         loop.call_later(TICK_SECONDS, self._tick)
         for worker in list(self._workers):
             worker.look()
+            worker.runners = len(self._rollouts.runners())
             loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
             if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
                 worker.kill(f"did not come up within {self._longest_start:g} s")
@@ -283,30 +307,25 @@ class Supervisor:
 
     # Models
 
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Have each worker answer on a core of its own meanwhile."""
-        confined = keep_apart([worker.pid for worker in self._workers])
-        try:
-            yield
-        finally:
-            there = {worker.pid for worker in self._workers}  # the number of one that has ended may be another's by now
-            let_mingle(pid for pid in confined if pid in there)
-
-    async def prepare(self, name: str, version: str, read: Artefact) -> None:
-        """Have one worker after the other open a version: others have the processor to themselves meanwhile.
+    async def prepare(self, name: str, hosted: Hosted) -> None:
+        """Have one worker after the other make ready for a version: others have the processor to themselves meanwhile.
 
         Raises ModelRefused.
         """
         while (worker := next(self._not_prepared(), None)) is not None:
             try:
                 async with asyncio.timeout(self._settings.load_timeout):
-                    await worker.ask(Word.PREPARE, f"{name} {version} {read.sha256()}", [read.descriptor])
+                    with lent(hosted.placed) as placed:
+                        await worker.ask(Word.PREPARE, name, [placed])
             except TimeoutError as exc:
                 self._renew(worker)  # whatever it does there, it can only be ended with the process
                 expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
-                raise ModelRefused(f"models/{name}/{version}: {expected}, got one that did not") from exc
+                raise ModelRefused(f"models/{name}/{hosted.version}: {expected}, got one that did not") from exc
+            except OSError as exc:
+                raise ModelRefused(f"models/{name}/{hosted.version}: expected a descriptor, got none") from exc
             self._prepared.add(worker)
+            for runner in hosted.ready:
+                self._connect(worker, hosted, runner)
 
     async def commit(self) -> None:
         """Have those who have prepared a version serve it, and replace all others."""
@@ -330,9 +349,36 @@ class Supervisor:
         for worker in self._workers:
             worker.channel.send(Word.ABORT)
 
+    def connect(self, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Have every worker ask another runner of a version."""
+        for worker in self._workers:
+            self._connect(worker, hosted, runner)
+
+    def put_out(self, hosted: Hosted) -> None:
+        """Let every worker know that a version is out of service."""
+        for worker in self._workers:
+            self._put_out(worker, hosted)
+
+    def _put_out(self, worker: WorkerProcess, hosted: Hosted) -> None:
+        if hosted.unavailable is not None:
+            worker.tell(Word.OUT, f"{hosted.number} {hosted.unavailable}")
+
+    def _connect(self, worker: WorkerProcess, hosted: Hosted, runner: RunnerProcess) -> None:
+        """Have a worker ask a runner; one that starts is told of all once it is ready."""
+        if worker.state is WorkerState.STARTING or hosted.board is None or runner.ended.done() or worker.gone.is_set():
+            return
+        end = runner.meet()
+        if end is None:  # without descriptors it has to wait
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._connect, worker, hosted, runner)
+            return
+        with end:
+            text = f"{hosted.number} {runner.serial} {worker.slot}"
+            worker.tell(Word.RUNNER, text, [end.fileno(), hosted.board])
+
     def tell(self) -> None:
         """Let every worker know the catalogue."""
-        with suppress(OSError), self._rollouts.lineup.lent() as lineup:  # without descriptors the next one will do
+        catalogue = Lineup(catalogue=self._rollouts.lineup.catalogue)
+        with suppress(OSError), lent(catalogue) as lineup:  # without descriptors the next one will do
             for worker in self._workers:
                 worker.channel.send(Word.CATALOGUE, "", [lineup])
 
@@ -392,7 +438,7 @@ class Supervisor:
                     return
                 worker = await self._come_up(slot)
             await self._succeed(slot, worker)
-        self._rollouts.heed(self._settings)
+        await self._rollouts.heed(self._settings)
         self._logger.info("reloaded")
 
     async def _wait_to_fill(self, slot: Slot, reason: str, delay: float) -> None:

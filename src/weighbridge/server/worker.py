@@ -18,7 +18,8 @@ import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from weighbridge.adapters.artefact import Artefact
+from weighbridge.adapters.lending import borrowed
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.bare import BareAnswers
 from weighbridge.server.channel import Channel, NoRoom, Word
@@ -38,12 +39,13 @@ _LARGE_BLOCK = 128 * 1024
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _LONGEST_REASON = 4096  # characters
 _PAUSE_SECONDS = 0.05
+_ENDS = 2  # of a runner: a socket, and the board
 
 
 class Factory(Protocol):
     """Makes the application of a worker."""
 
-    def __call__(self, settings: Settings, memory: memoryview, live: Mapping[str, str]) -> ASGIApp:
+    def __call__(self, settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> ASGIApp:
         """The application, which counts in `memory`, and serves the versions that are `live` by their models' names.
 
         Its lifespan raises ModelRefused when one of them cannot be served.
@@ -251,6 +253,7 @@ class Worker:
 
     def _started(self) -> None:
         self._opening = Opening(self.plane.models)
+        self.plane.models.supervise(self._broken)
         self.plane.models.tell(self._lineup.catalogue)
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self.heed)
         self._channel.send(Word.READY)
@@ -284,9 +287,13 @@ class Worker:
             case Word.CONNECTIONS:
                 self.plane.adopt(descriptors)
             case Word.PREPARE:
-                number, name, version, digest = text.split()
-                read = Artefact(descriptors[0], digest) if descriptors else None  # there is none when it finds no room
-                self._preparing = asyncio.ensure_future(self._prepare(number, name, version, read))
+                number, name = text.split()
+                self._preparing = asyncio.ensure_future(self._prepare(number, name, descriptors))
+            case Word.RUNNER:
+                self._connect(text, descriptors)
+            case Word.OUT:
+                opening, _, reason = text.partition(" ")
+                self.plane.models.put_out(int(opening), reason)
             case Word.COMMIT:
                 self._opening.install()
                 self._channel.send(Word.DONE, text)
@@ -301,13 +308,31 @@ class Worker:
                     self._gate.give_back = self._give_back
                 self.plane.close()
 
-    async def _prepare(self, number: str, name: str, version: str, read: Artefact | None) -> None:
+    async def _prepare(self, number: str, name: str, descriptors: list[int]) -> None:
+        if not descriptors:
+            reason = f"models/{name}: expected room for one more descriptor in every worker, got none"
+            self._channel.send(Word.FAILED, f"{number} {reason}")
+            return
+        placed = borrowed(Placed, descriptors[0])
+        os.close(descriptors[0])
         try:
-            await self._opening.prepare(name, version, read)
+            await self._opening.prepare(name, placed)
         except ModelRefused as exc:
             self._channel.send(Word.FAILED, f"{number} {str(exc)[:_LONGEST_REASON]}")
         else:
             self._channel.send(Word.DONE, number)
+
+    def _connect(self, text: str, descriptors: list[int]) -> None:
+        opening, instance, slot = map(int, text.split())
+        if len(descriptors) == _ENDS:
+            end, board = descriptors
+            self.plane.models.connect(opening, socket.socket(fileno=end), instance, board, slot)
+        else:  # there is no room for them; without a runner its requests wait for as long as they may
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _broken(self, opening: int, instance: int, reason: str) -> None:
+        self._channel.send(Word.BROKEN, f"{opening} {instance} {reason}")
 
     def _abort(self) -> None:
         if self._preparing is not None:
@@ -316,7 +341,7 @@ class Worker:
 
     def _tell(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:  # there is none when it finds no room: the next catalogue will
-            catalogue = Lineup.read(descriptor).catalogue
+            catalogue = borrowed(Lineup, descriptor).catalogue
             os.close(descriptor)
             self.plane.models.tell(catalogue)
 
@@ -332,7 +357,7 @@ def work(factory: Factory) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, snapshot, [memory, written] = channel.receive()  # it was sent before this process began
-    scoreboard, lineup = Scoreboard(memory), Lineup.read(written)
+    scoreboard, lineup = Scoreboard(memory), borrowed(Lineup, written)
     os.close(memory)  # the mapping stays
     os.close(written)
     Worker(factory, channel, Settings.restore(snapshot), scoreboard, lineup).run()

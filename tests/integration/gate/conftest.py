@@ -23,6 +23,7 @@ def check_log(service: Service) -> None:
         ("listening", "info"),
         ("request", "info"),
         ("request", "error"),
+        ("requests_turned_away", "warning"),
     }
 
 

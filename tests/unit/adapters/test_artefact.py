@@ -71,10 +71,6 @@ def test_whoever_is_given_it_can_read_it_and_not_change_it() -> None:
     assert Artefact(given).read() == b"good"
 
 
-def test_a_digest_that_is_known_is_not_computed_again() -> None:
-    assert Artefact(os.dup(Artefact.of(b"good").descriptor), "known").sha256() == "known"
-
-
 def test_its_digest_is_of_all_of_it() -> None:
     content = bytes(9 * 1024**2)  # more than is digested at once
 

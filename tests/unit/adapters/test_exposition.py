@@ -201,3 +201,24 @@ def test_more_families_come_after_those_of_the_requests() -> None:
     assert text.endswith(
         "# HELP weighbridge_answer The answer.\n# TYPE weighbridge_answer gauge\nweighbridge_answer 42.0\n"
     )
+
+
+def test_what_workers_that_are_gone_counted_for_a_version_is_forgotten_and_for_others_it_is_not() -> None:
+    kept: list[Observe] = [
+        lambda metrics: metrics.route("/predict", Model("a", "2")).observe(200, 0.5),
+        lambda metrics: metrics.queue_wait(Model("b", "1")).observe(0.5),
+        lambda metrics: metrics.route("/health").observe(200, 0.5),
+        RequestMetrics.expired,
+    ]
+    forgotten: list[Observe] = [
+        lambda metrics: metrics.route("/predict", Model("a", "1")).observe(200, 0.5),
+        lambda metrics: metrics.stages("/predict", Model("a", "1")).score.observe(0.5),
+        lambda metrics: metrics.queue_wait(Model("a", "1")).observe(0.5),
+    ]
+    totals, others = Totals(), Totals()
+    totals.absorb(counted([*kept, *forgotten]))
+    others.absorb(counted(kept))
+
+    totals.forget("a", "1")
+
+    assert totals.exposition([]) == others.exposition([])

@@ -125,6 +125,16 @@ def test_the_runtime_gets_the_artefact_and_what_the_operator_trusts(models: Mode
     assert (asked, runtime.loaded) == (["sklearn"], [(b"bytes", Trust(types=("a.B",)))])
 
 
+def test_a_manifest_that_was_read_already_counts_whatever_has_become_of_the_file(models: Models) -> None:
+    manifest = models.place()
+    (models.root / "churn/1/model.toml").unlink()
+    runtime: Any = FakeRuntime(fine)
+
+    model = Loader(Repository(models.root), Trust(), lambda _: runtime).load("churn", "1", manifest)
+
+    assert model.signature == manifest.signature()
+
+
 def test_a_model_is_warmed_by_its_golden_rows_together_and_alone(models: Models) -> None:
     models.place(*[Golden(input=CELLS, output=ANSWER)] * 10)
 

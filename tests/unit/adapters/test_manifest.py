@@ -1,11 +1,12 @@
 """What a manifest and a rollout may say, and how what they may not say is told."""
 
+import re
 from typing import Any
 
 import pytest
 import tomli_w
 
-from weighbridge.adapters.manifest import Manifest, Rollout, order
+from weighbridge.adapters.manifest import Manifest, Options, Rollout, order, pinned
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
 
@@ -73,8 +74,94 @@ def test_what_is_no_toml_is_refused(text: bytes) -> None:
 
 def test_a_rollout_names_versions() -> None:
     assert Rollout.parse(b'live = "1.10"\nprevious = "2"', "rollout.toml") == Rollout(live="1.10", previous="2")
-    with pytest.raises(ModelRefused, match=r"^rollout.toml: live: String should match pattern"):
-        Rollout.parse(b'live = "../2"', "rollout.toml")
+
+
+def test_options_are_those_at_the_top_unless_a_version_has_its_own() -> None:
+    rollout = Rollout.parse(
+        b"""
+placement = "runner"
+instances = 2
+threads = 4
+repeat = false
+
+[versions."1.2"]
+instances = 1
+call_timeout = 5
+""",
+        "rollout.toml",
+    )
+
+    assert rollout.options("1") == Options(placement="runner", instances=2, threads=4, repeat=False)
+    assert rollout.options("1.2") == Options(placement="runner", threads=4, call_timeout=5.0, repeat=False)
+
+
+def test_an_option_that_is_written_with_its_default_is_like_one_that_is_left_out() -> None:
+    assert Rollout.parse(b"instances = 1", "rollout.toml").options("1") == Rollout().options("1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('live = "../2"', "live: String should match pattern"),
+        ("live = 1", "live: Input should be a valid string"),
+        ("colour = 1", "colour: Extra inputs are not permitted"),
+        ("repeat = 0", "repeat: Input should be a valid boolean"),
+        ("threads = true", "threads: Input should be a valid integer"),
+        ("instances = 65", "instances: Input should be less than or equal to 64"),
+        ("memory = 1048575", "memory: Input should be greater than or equal to 1048576"),
+        ("memory = 9223372036854775808", "memory: Input should be less than or equal to 9223372036854775807"),
+        ("call_timeout = 0", "call_timeout: Input should be greater than 0"),
+        ("call_timeout = inf", "call_timeout: Input should be a finite number"),
+        ('placement = "gpu"', "placement: Input should be 'inline' or 'runner'"),
+        ("[versions.latest]", "versions.latest.[key]: String should match pattern"),
+        (
+            '[versions."1.2"]\nmax_batch_rows = 0',
+            "versions.1.2.max_batch_rows: Input should be greater than or equal to 1",
+        ),
+        ('[versions."1.2"]\nlive = "2"', "versions.1.2.live: Extra inputs are not permitted"),
+    ],
+)
+def test_a_rollout_that_is_wrong_is_refused_with_key_and_expectation(text: str, message: str) -> None:
+    with pytest.raises(ModelRefused, match=f"^{re.escape(f'rollout.toml: {message}')}"):
+        Rollout.parse(text.encode(), "rollout.toml")
+
+
+def test_what_operators_have_written_stays_when_other_versions_are_pinned() -> None:
+    before = b"""# Ask Ada before you change this
+instances = 2  # one for each socket
+
+live = "1"  # the old one
+[versions."2"]
+threads = 4
+"""
+
+    assert (
+        pinned(before, "rollout.toml", live="2", previous="1").decode()
+        == """# Ask Ada before you change this
+instances = 2  # one for each socket
+
+live = "2"  # the old one
+previous = "1"
+
+[versions."2"]
+threads = 4
+"""
+    )
+
+
+def test_a_version_that_is_pinned_with_none_before_it_leaves_none_in_the_file() -> None:
+    assert pinned(b'live = "2"\nprevious = "1"\n', "rollout.toml", live="1", previous=None) == b'live = "1"\n'
+
+
+def test_a_rollout_without_a_line_break_at_its_end_is_still_one_when_versions_are_pinned() -> None:
+    after = pinned(b'versions."1".threads = 2', "rollout.toml", live="1", previous=None)
+
+    assert Rollout.parse(after, "rollout.toml") == Rollout(live="1", versions={"1": Options(threads=2)})
+
+
+def test_no_version_is_pinned_in_a_file_that_is_no_rollout() -> None:
+    with pytest.raises(ModelRefused, match=r"^rollout.toml: live: Input should be a valid string$"):
+        pinned(b"live = 1", "rollout.toml", live="1", previous=None)
 
 
 def test_versions_are_ordered_number_by_number() -> None:

@@ -2,14 +2,21 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from weighbridge import __version__
 from weighbridge.adapters.exposition import Totals
-from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
+from weighbridge.adapters.process_metrics import (
+    HostedStatus,
+    RunnerStatus,
+    WorkerState,
+    WorkerStatus,
+    process_families,
+    runner_families,
+)
 from weighbridge.settings import Settings
 
 IDLE = "import sys; x = b'x' * 30_000_000; print('up', flush=True); sys.stdin.read()"
@@ -31,6 +38,14 @@ def samples(*workers: WorkerStatus, restarts: dict[str, int] | None = None, **se
     families = process_families(workers, restarts or {}, Settings(**settings))
     lines = Totals().exposition([], families).decode().splitlines()
     return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def runner_samples(runners: Sequence[RunnerStatus], versions: Sequence[HostedStatus] = ()) -> dict[str, float]:
+    """What a scrape gives of these runners and versions, by name and labels."""
+    families = runner_families(runners, versions)
+    lines = Totals().exposition([], families).decode().splitlines()
+    ours = (line.rpartition(" ") for line in lines if line.startswith(("weighbridge_runner", "weighbridge_model")))
+    return {series: float(value) for series, _, value in ours}
 
 
 def of(name: str, counts: dict[str, float]) -> dict[str, float]:
@@ -138,3 +153,60 @@ def test_the_settings_are_shown_but_no_secret() -> None:
     for label in ('workers="3"', 'deadline_ms="123"', 'fast_lane="false"', 'max_wait_ms="1000"'):
         assert label in shown
     assert HIDDEN not in shown
+
+
+# Runners
+
+ONE, OTHER = (f'{{model="m",runner="{number}",version="2"}}' for number in (0, 1))
+
+
+def test_each_runner_has_its_calls_rows_and_the_time_that_they_took() -> None:
+    counts = runner_samples(
+        [
+            RunnerStatus("m", "2", 0, None, calls=3, rows=40, busy_seconds=0.25),
+            RunnerStatus("m", "2", 1, None, calls=1, rows=2, busy_seconds=0.5),
+        ]
+    )
+
+    assert counts == {
+        f"weighbridge_runner_calls_total{ONE}": 3,
+        f"weighbridge_runner_calls_total{OTHER}": 1,
+        f"weighbridge_runner_rows_total{ONE}": 40,
+        f"weighbridge_runner_rows_total{OTHER}": 2,
+        f"weighbridge_runner_busy_seconds_total{ONE}": 0.25,
+        f"weighbridge_runner_busy_seconds_total{OTHER}": 0.5,
+    }
+
+
+def test_each_runner_that_has_a_process_has_its_memory_and_cpu_time(process: subprocess.Popen[bytes]) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    runners = [RunnerStatus("m", "2", number, pid, 0, 0, 0.0) for number, pid in enumerate((process.pid, gone.pid))]
+    counts = runner_samples(runners)
+
+    assert 30 * MIB < counts[f"weighbridge_runner_resident_memory_bytes{ONE}"] < 100 * MIB
+    assert 0 < counts[f"weighbridge_runner_cpu_seconds_total{ONE}"] < 60
+    assert f"weighbridge_runner_resident_memory_bytes{OTHER}" not in counts
+    assert f"weighbridge_runner_cpu_seconds_total{OTHER}" not in counts
+
+
+def test_each_version_has_what_waits_for_its_runners_their_crashes_and_whether_it_is_in_service() -> None:
+    counts = runner_samples(
+        [],
+        [
+            HostedStatus("m", "2", requests=3, rows=40, crashes=4, is_available=False),
+            HostedStatus("n", "1", requests=0, rows=0, crashes=0, is_available=True),
+        ],
+    )
+
+    m, n = '{model="m",version="2"}', '{model="n",version="1"}'
+    assert counts == {
+        f"weighbridge_runner_requests{m}": 3,
+        f"weighbridge_runner_requests{n}": 0,
+        f"weighbridge_runner_queue_rows{m}": 40,
+        f"weighbridge_runner_queue_rows{n}": 0,
+        f"weighbridge_runner_crashes_total{m}": 4,
+        f"weighbridge_runner_crashes_total{n}": 0,
+        f"weighbridge_model_available{m}": 0,
+        f"weighbridge_model_available{n}": 1,
+    }

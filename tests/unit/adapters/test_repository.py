@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.starving import open_files
-from weighbridge.adapters.artefact import Artefact
-from weighbridge.adapters.manifest import Rollout
+from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
 
@@ -61,6 +60,24 @@ def test_the_rollout_says_which_version_is_wanted(tmp_path: Path) -> None:
     assert (model.rollout, model.wanted) == (Rollout(live="1"), "1")
 
 
+def test_without_a_live_version_in_the_rollout_the_highest_is_wanted_with_its_options(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "churn/2")
+    (tmp_path / "churn/rollout.toml").write_text('instances = 2\n[versions."1"]\nthreads = 4')
+
+    model = Repository(tmp_path).scan()["churn"]
+
+    assert (model.wanted, model.options("1"), model.options("2")) == (
+        "2",
+        Options(instances=2, threads=4),
+        Options(instances=2),
+    )
+
+
+def test_without_a_rollout_a_version_has_the_default_options() -> None:
+    assert FoundModel(None, None, {}).options("1") == Options()
+
+
 def test_a_version_in_order_has_the_digest_of_its_artefact(tmp_path: Path) -> None:
     place(tmp_path, "churn/1", b"[3.0, 4.0]")
 
@@ -98,24 +115,6 @@ def test_an_artefact_is_the_bytes_that_were_checked(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
 
     assert repository.artefact("churn", "1", repository.manifest("churn", "1")).read() == b"[5.0, 6.0]"
-
-
-def test_what_was_read_already_is_not_read_again(tmp_path: Path) -> None:
-    directory = place(tmp_path, "churn/1", b"[5.0, 6.0]")
-    repository = Repository(tmp_path)
-    (directory / "weights.json").unlink()
-
-    read = Artefact.of(b"[5.0, 6.0]")
-
-    assert repository.artefact("churn", "1", repository.manifest("churn", "1"), read) is read
-
-
-def test_what_was_read_has_to_be_what_the_manifest_tells_of(tmp_path: Path) -> None:
-    place(tmp_path, "churn/1")
-    repository = Repository(tmp_path)
-
-    with pytest.raises(ModelRefused, match=r"^models/churn/1/weights.json: expected the sha256 [0-9a-f]{64}, got"):
-        repository.artefact("churn", "1", repository.manifest("churn", "1"), Artefact.of(b"[1.0, 3.0]"))
 
 
 def test_an_artefact_of_more_than_there_may_be_is_not_read(tmp_path: Path) -> None:
@@ -374,10 +373,31 @@ def test_a_rollout_is_written_whole_and_read_again(tmp_path: Path) -> None:
     place(tmp_path, "churn/1")
     repository = Repository(tmp_path)
 
-    repository.write_rollout("churn", Rollout(live="1", previous="2"))
+    repository.write_rollout("churn", live="1", previous="2")
 
     assert repository.scan()["churn"].rollout == Rollout(live="1", previous="2")
     assert sorted(path.name for path in (tmp_path / "churn").iterdir()) == ["1", "rollout.toml"]
+
+
+def test_a_rollout_keeps_what_operators_have_written(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.write_text("# one for each socket\ninstances = 2\n")
+
+    Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert file.read_text() == '# one for each socket\ninstances = 2\nlive = "1"\n'
+
+
+def test_a_broken_rollout_is_left_as_it_is(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.write_text("live = 1")
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/rollout.toml: live: Input should be a valid string$"):
+        Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert file.read_text() == "live = 1"
 
 
 def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:
@@ -386,18 +406,25 @@ def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:
     file.touch()
     file.chmod(0o664)
 
-    Repository(tmp_path).write_rollout("churn", Rollout(live="1"))
+    Repository(tmp_path).write_rollout("churn", live="1", previous=None)
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o664
 
 
-def test_a_rollout_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "churn/rollout.toml").mkdir(parents=True)
+def test_a_rollout_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "churn").mkdir()
 
-    with pytest.raises(OSError, match="directory"):
-        Repository(tmp_path).write_rollout("churn", Rollout(live="1"))
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    assert [path.name for path in (tmp_path / "churn").iterdir()] == ["rollout.toml"]
+    monkeypatch.setattr(os, "fsync", no_space)
+
+    with pytest.raises(OSError, match="No space left"):
+        Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert not [*(tmp_path / "churn").iterdir()]
 
 
 def test_descriptors_are_given_back(tmp_path: Path) -> None:
@@ -405,6 +432,6 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     descriptors = open_files()
     repository.scan()
-    repository.write_rollout("churn", Rollout(live="1"))
+    repository.write_rollout("churn", live="1", previous=None)
 
     assert open_files() == descriptors

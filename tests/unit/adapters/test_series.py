@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from mmap import mmap
 
@@ -100,6 +101,46 @@ def test_a_label_that_is_too_long_for_a_record_is_counted_as_one_without_room(le
     assert counts(memory) == {("shed", "x" * length if fits else OVERFLOW): 1}
 
 
+def test_a_series_that_is_given_up_is_read_no_more_and_another_takes_its_place() -> None:
+    memory = bytearray(ROOM_FOR_TWO)
+    table = Table(memory)
+    for version in "12":
+        table.series("wait", version)[0] = 7
+
+    table.release(lambda key: key == ("wait", "1"))
+    assert counts(memory) == {("wait", "2"): 7}
+
+    assert list(table.series("wait", "another name")) == [0.0] * (SECONDS + 1)
+    assert counts(memory) == {("wait", "another name"): 0, ("wait", "2"): 7}
+    table.series("wait", "3")[0] += 1
+    assert counts(memory)["wait", OVERFLOW] == 1
+
+
+def test_a_series_that_was_given_up_begins_anew() -> None:
+    memory = bytearray(MEMORY_BYTES)
+    table = Table(memory)
+    table.series("wait", "1")[0] = 7
+    table.release(lambda _: True)
+    table.series("wait", "1")[0] += 1
+
+    assert counts(memory) == {("wait", "1"): 1}
+
+
+def test_series_that_threads_open_at_the_same_time_are_kept_apart() -> None:
+    memory = bytearray(MEMORY_BYTES)
+    table = Table(memory)
+    names = [str(number) for number in range(1900)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda name: table.series("wait", name), names))
+    finally:
+        sys.setswitchinterval(before)
+
+    assert sorted(label for (_, label), _ in read(memory)) == sorted(names)
+
+
 # Another process writes
 
 WRITER = """
@@ -120,14 +161,30 @@ for number in count():
 """
 
 
+RENEWING_WRITER = """
+import sys
+from itertools import count
+from mmap import mmap
+from weighbridge.adapters.series import MEMORY_BYTES, Table
+
+table = Table(mmap(int(sys.argv[1]), MEMORY_BYTES))
+for number in count(1):
+    table.series("wait", "-".join([str(number)] * 20))[0] = number
+    table.release(lambda _: True)
+"""
+
+
 @contextmanager
-def shared() -> Iterator[tuple[mmap, subprocess.Popen[bytes]]]:
-    """Memory, and a process that writes a series of 1,000 observations after the other into it, until it is killed."""
+def shared(program: str = WRITER) -> Iterator[tuple[mmap, subprocess.Popen[bytes]]]:
+    """Memory, and a process that writes into it until it is killed; one series of 1,000 observations after the other.
+
+    A `program` may write something else.
+    """
     descriptor = os.memfd_create("test")
     os.ftruncate(descriptor, MEMORY_BYTES)
     with (
         mmap(descriptor, MEMORY_BYTES) as memory,
-        subprocess.Popen([sys.executable, "-c", WRITER, str(descriptor)], pass_fds=[descriptor]) as writer,
+        subprocess.Popen([sys.executable, "-c", program, str(descriptor)], pass_fds=[descriptor]) as writer,
     ):
         os.close(descriptor)
         try:
@@ -157,6 +214,22 @@ def test_a_reader_sees_whole_series_that_only_grow_while_another_process_writes(
         return len(waits) > 50
 
     with shared() as (memory, _):
+        until(has_seen_enough)
+
+
+def test_a_reader_sees_no_half_of_a_series_that_takes_the_place_of_another() -> None:
+    seen: set[float] = set()
+
+    def has_seen_enough() -> bool:
+        for _ in range(1000):
+            for (family, label), values in read(memory):
+                number, *others = label.split("-")
+                assert (family, others) == ("wait", [number] * 19)
+                assert values[0] in {0, float(number)}
+                seen.add(values[0])
+        return len(seen) > 50
+
+    with shared(RENEWING_WRITER) as (memory, _):
         until(has_seen_enough)
 
 
@@ -200,4 +273,4 @@ def test_a_writer_that_dies_of_writing_a_key_leaves_no_part_of_its_series() -> N
         left = counts(memory)
 
     assert writer.returncode == -signal.SIGBUS
-    assert left == {("shed", str(number)): 0.0 for number in range(8)}
+    assert left == {("shed", str(number)): 0.0 for number in range(7)}

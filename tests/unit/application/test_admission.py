@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.application.admission import SHORT, Admission, ServiceTime
+from weighbridge.application.admission import SHORT, Admission, Pace, ServiceTime
 
 MAX_WAIT = 1.0
 LONG = 1000.0
@@ -94,3 +94,31 @@ def test_a_request_is_admitted_while_the_estimated_wait_is_at_most_half_of_the_t
 @given(st.floats(0, LONG), st.floats(0, LONG))
 def test_a_request_is_always_admitted_when_nothing_waits(time_left: float, max_wait: float) -> None:
     assert Admission(max_wait=max_wait).admits(time_left)
+
+
+def test_calls_take_at_first_what_was_measured_when_the_model_was_opened() -> None:
+    assert Pace(0.01, 0.001).seconds(calls=3, rows=20) == pytest.approx(0.05)
+
+
+@given(st.floats(0.001, 10), st.integers(1, 256))
+def test_the_pace_follows_the_calls_that_are_made(took: float, rows: int) -> None:
+    pace = Pace(0.01, 0.001)
+    for _ in range(400):
+        pace.observe(rows, took)
+
+    assert pace.seconds(1, rows) == pytest.approx(took, rel=0.01)
+
+
+def test_a_hiccup_of_one_call_is_no_more_than_ten_times_the_usual() -> None:
+    pace = Pace(0.01, 0.0)
+    pace.observe(1, LONG)
+
+    assert pace.seconds(1, 1) == pytest.approx(0.019)
+
+
+def test_calls_that_took_no_time_when_the_model_was_opened_have_a_pace() -> None:
+    pace = Pace(0.0, 0.0)
+    for _ in range(400):
+        pace.observe(1, 0.01)
+
+    assert pace.seconds(1, 1) == pytest.approx(0.01, rel=0.01)

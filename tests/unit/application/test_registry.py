@@ -1,18 +1,21 @@
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.unit.models import CHURN, SCORE, FakeLoader, FakeModel, constant, outputs
-from weighbridge.application.registry import ModelRegistry, Served
-from weighbridge.domain.batch import Batch, Outputs
+from tests.unit.models import CHURN, SCORE, FakeModel, constant, outputs
+from weighbridge.application.inline import Inline
+from weighbridge.application.registry import Later, ModelRegistry, Served
+from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     FeatureTooLarge,
     InferenceFailed,
+    ModelCrashed,
     ModelNotFound,
-    ModelRefused,
+    ModelUnavailable,
     PredictionNotFinite,
     TooManyRows,
     VersionNotFound,
@@ -28,14 +31,21 @@ CLASSES = Signature(
 )
 
 
-def served(model: FakeModel) -> Served:
-    return Served("churn", "1", model, max_rows=100)
+def served(model: FakeModel, version: str = "1") -> Served:
+    return Served("churn", version, Inline(model, slice_rows=100), max_rows=100)
+
+
+def now(model: FakeModel, rows: Rows) -> Outputs:
+    """The outputs that a model gives here and now."""
+    outputs = served(model)(rows)
+    assert isinstance(outputs, tuple)
+    return outputs
 
 
 def test_rows_reach_the_model_as_they_are_and_its_outputs_come_back() -> None:
     model = constant(CLASSES, "stays", [0.75, 0.25])
 
-    label, probabilities = served(model)([ROW, ROW])
+    label, probabilities = now(model, [ROW, ROW])
 
     [batch] = model.seen
     assert (batch.signature, batch.rows) == (CLASSES, [ROW, ROW])
@@ -72,7 +82,7 @@ def test_a_vector_among_other_columns_is_refused_by_its_name() -> None:
 
 
 def test_vectors_that_are_as_wide_as_they_should_be_pass() -> None:
-    [predictions] = served(constant(MIXED, 0.5))([(1, [1, 2, 3]), (1, [4, 5, 6])])
+    [predictions] = now(constant(MIXED, 0.5), [(1, [1, 2, 3]), (1, [4, 5, 6])])
 
     assert predictions.tolist() == [0.5, 0.5]
 
@@ -143,7 +153,7 @@ def test_a_model_may_say_itself_which_number_is_too_large() -> None:
 
 
 def test_a_model_that_takes_numbers_beyond_single_precision_is_given_them() -> None:
-    [predictions] = served(constant(INCOMES, 0.5))([(1, 1e308, [-1e308, 1.0])])
+    [predictions] = now(constant(INCOMES, 0.5), [(1, 1e308, [-1e308, 1.0])])
 
     assert predictions.tolist() == [0.5]
 
@@ -167,18 +177,128 @@ def test_a_prediction_that_is_not_finite_is_refused_with_the_first_such_row(coun
 
 
 def test_many_finite_predictions_pass() -> None:
-    [predictions] = served(constant(CHURN, 0.5))([ROW] * 100)
+    [predictions] = now(constant(CHURN, 0.5), [ROW] * 100)
 
     assert predictions.tolist() == [0.5] * 100
 
 
+# Outputs that come later
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+
+
+class Remote:
+    """A Scorer that answers later, by a future that the test completes."""
+
+    signature = CHURN
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Outputs] = loop.create_future()
+        self.times_left: list[float] = []
+
+    def admit(self, time_left: float) -> None:
+        self.times_left.append(time_left)
+
+    def ask(self, _rows: Rows) -> asyncio.Future[Outputs]:
+        return self.future
+
+
+def later(remote: Remote, rows: Rows) -> Later[Outputs]:
+    answer = Served("churn", "1", remote, max_rows=100)(rows)
+    assert isinstance(answer, Later)
+    return answer
+
+
+def test_outputs_that_come_later_are_had_once_they_are_there(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW, ROW])
+    assert answer.outputs is remote.future
+    remote.future.set_result(outputs(CHURN, [0.5, 0.25]))
+
+    [predictions] = answer.finish()
+    assert predictions.tolist() == [0.5, 0.25]
+
+
+def test_something_is_done_to_an_answer_when_it_is_there_and_not_before(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    seen: list[int] = []
+
+    def count(found: Outputs) -> int:
+        seen.append(len(found[0]))
+        return seen[-1]
+
+    answer = later(remote, [ROW]).then(count).then(str)
+    remote.future.set_result(outputs(CHURN, [0.5]))
+    assert (answer.outputs, seen) == (remote.future, [])
+
+    assert answer.finish() == "1"
+
+
+@pytest.mark.parametrize(
+    "error", [ModelCrashed(), ModelUnavailable("the reason"), FeatureTooLarge(most="7", column="age")]
+)
+def test_an_error_that_is_stated_later_is_that_of_the_request(
+    loop: asyncio.AbstractEventLoop, error: Exception
+) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW])
+    remote.future.set_exception(error)
+
+    with pytest.raises(type(error)) as caught:
+        answer.finish()
+    assert caught.value is error
+
+
+def test_a_model_that_fails_later_is_told_with_its_cause(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW])
+    remote.future.set_exception(error := ZeroDivisionError())
+
+    with pytest.raises(InferenceFailed) as caught:
+        answer.finish()
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("found", [(), outputs(CHURN, [0.5]), ([0.5, 0.5],), None])
+def test_outputs_that_come_later_are_checked_as_well(loop: asyncio.AbstractEventLoop, found: Any) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW, ROW])
+    remote.future.set_result(found)
+
+    with pytest.raises(InferenceFailed):
+        answer.finish()
+
+
+def test_a_prediction_that_is_not_finite_is_refused_later_as_well(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    answer = later(remote, [ROW, ROW])
+    remote.future.set_result(outputs(CHURN, [0.5, float("inf")]))
+
+    with pytest.raises(PredictionNotFinite) as caught:
+        answer.finish()
+    assert caught.value.row == 1
+
+
+def test_admission_is_the_scorers(loop: asyncio.AbstractEventLoop) -> None:
+    remote = Remote(loop)
+    Served("churn", "1", remote, max_rows=100).admit(0.25)
+
+    assert remote.times_left == [0.25]
+
+
+# The registry
+
+
 def test_the_version_that_was_installed_last_is_found() -> None:
-    one, two = constant(CHURN, 1.0), constant(CHURN, 2.0)
-    registry = ModelRegistry(FakeLoader({("churn", "1"): one, ("churn", "2"): two}), max_rows=10)
+    registry = ModelRegistry()
     with pytest.raises(ModelNotFound):
         registry.find("churn")
 
-    first, second = registry.load("churn", "1"), registry.load("churn", "2")
+    first, second = (served(constant(CHURN, 0.5), version) for version in "12")
     registry.install(first)
     assert registry.find("churn") is registry.find("churn", "1") is first
     registry.install(second)
@@ -186,12 +306,3 @@ def test_the_version_that_was_installed_last_is_found() -> None:
     assert registry.find("churn") is registry.find("churn", "2") is second
     with pytest.raises(VersionNotFound):
         registry.find("churn", "1")
-
-
-def test_a_version_that_cannot_be_loaded_changes_nothing() -> None:
-    registry = ModelRegistry(FakeLoader({}), max_rows=10)
-
-    with pytest.raises(ModelRefused, match="models/churn/1: expected a directory, got nothing"):
-        registry.load("churn", "1")
-
-    assert not registry.live

@@ -59,3 +59,10 @@ def test_no_rows_are_as_wide_as_some(signature: Signature, width: int) -> None:
 def test_texts_that_are_no_categories_have_no_number() -> None:
     with pytest.raises(ValueError, match="could not convert string"):
         Batch(Signature((Column(name="name", kind=Kind.STRING),), _OUTPUTS), [("Ada",)]).matrix()
+
+
+def test_a_matrix_of_rows_without_vectors_has_places_for_categories() -> None:
+    month = Column(name="month", kind=Kind.STRING, categories=("May", "June"))
+    signature = Signature((Column(name="age", kind=Kind.INT), month), _OUTPUTS)
+
+    assert Batch(signature, [(30, "June"), (40, "May")]).matrix().tolist() == [[30, 1], [40, 0]]

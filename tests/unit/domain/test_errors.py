@@ -3,6 +3,8 @@ import pytest
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     InvalidWeights,
+    ModelCrashed,
+    NothingToRollBack,
     PredictionNotFinite,
     TooManyRows,
     WeighbridgeError,
@@ -22,6 +24,14 @@ from weighbridge.domain.errors import (
         (
             PredictionNotFinite(row=7),
             "expected a finite prediction for row 7, got an overflow; send features of smaller magnitude",
+        ),
+        (
+            ModelCrashed(),
+            "The model's process ended during the call; it is replaced, so the request may be sent again",
+        ),
+        (
+            NothingToRollBack(),
+            "expected a version that was live before this one, got none; activate one by its number",
         ),
         (InvalidWeights("expected one or more weights, got none"), "expected one or more weights, got none"),
     ],

@@ -44,6 +44,12 @@ def test_a_signature_has_columns_with_names_of_their_own_on_either_side(
         Signature(inputs, outputs)
 
 
+@pytest.mark.parametrize(("name", "categories"), [("a\ud800", None), ("month", ("June", "\udfff"))])
+def test_names_and_categories_are_whole_characters(name: str, categories: tuple[str, ...] | None) -> None:
+    with pytest.raises(InvalidSignature, match="expected names and categories in Unicode, got half a character"):
+        Column(name=name, kind=Kind.STRING, categories=categories)
+
+
 def test_only_a_vector_alone_is_the_vector_of_a_signature() -> None:
     assert Signature((VECTOR,), (SCORE,)).vector is VECTOR
     assert Signature((AGE,), (SCORE,)).vector is None

@@ -132,7 +132,7 @@ def test_an_operation_says_what_came_of_it(admin: Admin, arguments: tuple[str, .
 
 def test_the_models_are_a_table(admin: Admin) -> None:
     versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
-    admin.operator.lineup = Lineup({"m": "2"}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
+    admin.operator.lineup = Lineup({}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
 
     assert run("models", "list").output.splitlines() == [
         "MODEL  VERSION  STATE    REASON",

@@ -7,14 +7,15 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from structlog.typing import FilteringBoundLogger
 
-from tests.unit.server.shelf import FakeProver, FakeShelf
+from tests.unit.server.shelf import FakeOpenings, FakeShelf
 from tests.waiting import DEADLINE
-from weighbridge.adapters.artefact import Artefact
+from weighbridge.adapters.lending import borrowed
+from weighbridge.adapters.runners.terms import Board, Placed
 from weighbridge.server import process, supervisor
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.lineup import Lineup
@@ -28,6 +29,24 @@ _NO_PROCESS = 2**22
 """Linux gives no process this number, nor a higher one."""
 
 
+class Met(NamedTuple):
+    """A runner that a worker was told of: the number of its opening, the worker's slot, and its name."""
+
+    opening: int
+    slot: int
+    name: str
+
+
+def _met(text: str, end: int, board: int) -> Met:
+    opening, instance, slot = map(int, text.split())
+    assert os.fstat(board).st_size == Board.size(4)
+    os.close(board)
+    with socket.socket(fileno=end) as runner:
+        name = runner.recv(100).decode()
+    assert name.endswith(f" {instance}")
+    return Met(opening, slot, name)
+
+
 class Actor:
     """A worker. What it does when it is asked for something is up to what the stage `plays`."""
 
@@ -38,16 +57,18 @@ class Actor:
         self._end = Channel(socket.socket(fileno=os.dup(descriptor)))
         self.pidfd, self._life = os.pipe()
         _, _, [memory, written] = self._end.receive()
-        self._vitals = Scoreboard(memory).vitals
-        self.lineup = Lineup.read(written)
+        self.scoreboard = Scoreboard(memory)
+        self.lineup = borrowed(Lineup, written)
         os.close(memory)
         os.close(written)
-        self.live = dict(self.lineup.live)
+        self.live = {name: placed.version for name, placed in self.lineup.live.items()}
         self.heard: list[Word] = []
-        self.given: list[bytes] = []
+        self.given: list[Placed] = []
+        self.runners: list[Met] = []
+        self.out: list[str] = []
         self.connections = 0
         self.code: int | None = None
-        self._prepared: tuple[str, str] | None = None
+        self._prepared = ("", "")
         self._stands_still = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._end.fileno(), self._hear)
@@ -99,7 +120,7 @@ class Actor:
 
     def _beat(self) -> None:
         if self.lives:
-            self._vitals.beats += not self._stands_still
+            self.scoreboard.vitals.beats += not self._stands_still
             self._loop.call_later(0.05, self._beat)
 
     def _hear(self) -> None:
@@ -109,35 +130,38 @@ class Actor:
 
     def _heed(self, word: Word, text: str, descriptors: list[int]) -> None:
         self.heard.append(word)
-        number, *what = text.split() or ["0"]
-        if word is Word.PREPARE:
-            self.given.append(Artefact(descriptors[0], what[2]).read())
+        self._take(word, text, descriptors)
+        number = text.partition(" ")[0]
         match word, self._on_stage.plays(self, word):
             case _, "dies":
                 self.kill()
             case ((Word.PREPARE | Word.COMMIT), "fails"):
-                self.send(Word.FAILED, f"{number} {'/'.join(['models', *what[:2]])}: it is broken")
-            case Word.PREPARE, deed:
-                self._prepared = (what[0], what[1])
-                if deed == "does":
-                    self.send(Word.DONE, number)
+                self.send(Word.FAILED, f"{number} {'/'.join(['models', *self._prepared])}: it is broken")
+            case Word.PREPARE, "does":
+                self.send(Word.DONE, number)
             case Word.COMMIT, "does":
-                assert self._prepared is not None
                 self.live |= [self._prepared]
                 self.send(Word.DONE, number)
-            case Word.CONNECTIONS, _:
-                self._adopt(descriptors)
-            case Word.CATALOGUE, _:
-                [descriptor] = descriptors
-                self.lineup = Lineup.read(descriptor)
-                os.close(descriptor)
             case ((Word.RETIRE | Word.CLOSE), _):
                 self.end(0)
 
-    def _adopt(self, connections: list[int]) -> None:
-        self.connections += len(connections)
-        for connection in connections:
-            os.close(connection)
+    def _take(self, word: Word, text: str, descriptors: list[int]) -> None:
+        """Take what it is given."""
+        match word:
+            case Word.PREPARE:
+                self.given.append(borrowed(Placed, descriptors[0]))
+                self._prepared = (text.split()[1], self.given[-1].version)
+            case Word.RUNNER:
+                self.runners.append(_met(text, *descriptors))
+                return
+            case Word.OUT:
+                self.out.append(text)
+            case Word.CATALOGUE:
+                self.lineup = borrowed(Lineup, descriptors[0])
+            case Word.CONNECTIONS:
+                self.connections += len(descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def obeys(_actor: Actor, _word: Word) -> str:
@@ -153,7 +177,7 @@ class Stage:
     supervisor: Supervisor
     rollouts: Rollouts
     shelf: FakeShelf
-    prover: FakeProver
+    openings: FakeOpenings
     address: tuple[str, int]
     plays: Callable[[Actor, Word], str]
 
@@ -178,13 +202,16 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger, *models: str, **settings: Any
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger, *models: str, runners: int = 0, **settings: Any
 ) -> AsyncIterator[Stage]:
-    """A supervisor that has started, with one model of these versions called m; it is stopped in the end."""
+    """A supervisor that has started, with one model of these versions called m; it is stopped in the end.
+
+    Each version has so many runners; without any, workers call it.
+    """
     read = Settings(**{"hang_timeout": DEADLINE, **settings})
-    shelf, prover = FakeShelf(), FakeProver()
+    shelf, openings = FakeShelf(), FakeOpenings(runners)
     shelf.put("m", *models, live=models[0])
-    rollouts = Rollouts(shelf, prover.made(), read, logger)
+    rollouts = Rollouts(shelf, openings, read, logger)
     actors: list[Actor] = []
 
     def start(_command: Sequence[str], descriptor: int, _environment: Mapping[str, str]) -> tuple[Actor, int]:
@@ -194,9 +221,9 @@ async def stage(
 
     monkeypatch.setattr(process, "_start", start)
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
-    with closing(listen("127.0.0.1", 0)) as listener:
+    with closing(listen("127.0.0.1", 0)) as listener, closing(openings):
         supervising = Supervisor([], read, listener, logger, rollouts, lambda: read, inherited=False)
-        on_stage = Stage(actors, supervising, rollouts, shelf, prover, listener.getsockname(), obeys)
+        on_stage = Stage(actors, supervising, rollouts, shelf, openings, listener.getsockname(), obeys)
         ready = asyncio.Event()
         async with asyncio.timeout(DEADLINE):
             running = asyncio.ensure_future(supervising.run(ready.set))

@@ -14,8 +14,10 @@ from tests.waiting import DEADLINE
 from weighbridge.server.control import ControlPlane, WorkerReport, serve_control
 from weighbridge.server.lineup import Lineup, Outcome
 from weighbridge.server.listener import listen
+from weighbridge.server.runner.runners import RunnerReport
 
 REPORT = WorkerReport(pid=7, state="ready", age_seconds=1.5, connections=2, restarts=1, reason="killed by SIGKILL")
+RUNNER = RunnerReport(model="m", version="2", runner=1, pid=8, age_seconds=2.5, calls=10, rows=90, busy_seconds=0.75)
 
 
 class FakeFleet:
@@ -44,6 +46,9 @@ class FakeOperator:
         self.failure: Exception | None = None
         self.done = threading.Event()
         self.done.set()
+
+    def runners(self) -> list[RunnerReport]:
+        return [RUNNER]
 
     async def activate(self, name: str, version: str) -> Outcome:
         return await self._operate("activate", name, version)

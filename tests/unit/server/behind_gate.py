@@ -15,11 +15,14 @@ from typing_extensions import override
 from uvicorn.server import ServerState
 
 from tests.unit.log import Log
-from tests.unit.models import FakeLoader, FakeModel
-from weighbridge.adapters.http import envelope
+from tests.unit.models import FakeClient, FakeClients, FakeLoader, FakeModel, in_runners
+from weighbridge.adapters import telemetry
+from weighbridge.adapters.http import envelope, fast_route
 from weighbridge.adapters.http.models import ModelHost
+from weighbridge.adapters.runners.terms import Placed
+from weighbridge.application import queue
 from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server import bare, protocol, queue, replies
+from weighbridge.server import bare, protocol, replies
 from weighbridge.server.gate import Gate
 from weighbridge.server.lane import Lane
 from weighbridge.server.protocol import GateProtocol
@@ -57,7 +60,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        for module in (bare, envelope, protocol, queue, replies):
+        for module in (bare, envelope, fast_route, protocol, queue, replies, telemetry):
             monkeypatch.setattr(module, "perf_counter", self)
 
     def __call__(self) -> float:
@@ -127,28 +130,47 @@ class Connection:
     def __init__(self, protocol: GateProtocol, loop: asyncio.AbstractEventLoop) -> None:
         self.protocol = protocol
         self.transport = FakeTransport()
+        self._queue = protocol.lane.queue
         self._loop = loop
         protocol.connection_made(self.transport)
 
     def feed(self, *pieces: bytes) -> bytes:
         """What is written in answer to these pieces, `comparable`."""
         before = len(self.transport.written)
-        for piece in pieces:
-            self.protocol.data_received(piece)
+        self.receive(*pieces)
         self.settle()
         return comparable(self.transport.written[before:])
 
+    def receive(self, *pieces: bytes) -> None:
+        """Have these pieces arrive, while the event loop runs."""
+
+        async def receive() -> None:
+            for piece in pieces:
+                self.protocol.data_received(piece)
+
+        self._loop.run_until_complete(receive())
+
     def settle(self) -> None:
         """Let the application finish what it has begun, and all who are in the queue have their turn."""
-        while (tasks := list(self.protocol.tasks)) or self.protocol.gate.queue._turns:
+        protocol = self.protocol
+        while (tasks := list(protocol.tasks)) or self._queue._turns or protocol._later:
             self._loop.run_until_complete(asyncio.wait(tasks) if tasks else asyncio.sleep(0))
 
 
 class Served:
     """The application, started."""
 
-    def __init__(self, app: Any, gate: Gate, started: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        app: Any,
+        gate: Gate,
+        started: Mapping[str, Any],
+        placed: Mapping[str, Placed],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.app = app
         self.gate = gate
+        self.placed = placed
         self.lane: Lane = started["lane"]
         self.models: ModelHost = started["models"]
         self.state = ServerState()
@@ -161,18 +183,46 @@ class Served:
         """A new connection."""
         return Connection(self.protocol(), self.loop)
 
+    def activate(self, version: str) -> None:
+        """Have a version of the model answer from now on. Raises ModelRefused."""
+
+        async def activate() -> None:
+            self.models.install(self.models.open("churn", self.placed.get(version) or Placed(version)))
+
+        self.loop.run_until_complete(activate())
+
+    def look(self, times: int = 10) -> None:
+        """Have the event loop go round so many times."""
+
+        async def look() -> None:
+            for _ in range(times):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(look())
+
 
 @contextmanager
-def served(log: Log, models: Mapping[str, FakeModel] | None = None, **settings: Any) -> Iterator[Served]:
+def served(
+    log: Log, models: Mapping[str, FakeModel | FakeClient] | None = None, *, slice_rows: int = 1000, **settings: Any
+) -> Iterator[Served]:
     """The application with these settings, and otherwise the defaults, from start to end.
 
-    `models` are versions of the model `churn`, by their numbers; the first is live.
+    `models` are versions of the model `churn`, by their numbers; the first is live. Those that answer later are called
+    in runners, the others inline, in slices of `slice_rows`.
     """
     container = log.container(**settings)
+    placed: dict[str, Placed] = {}
     if models:
-        loader = FakeLoader({("churn", version): model for version, model in models.items()})
-        container.loader.override(providers.Object(loader))
-        container.live.override(providers.Object({"churn": next(iter(models))}))
+        inline = {("churn", version): model for version, model in models.items() if isinstance(model, FakeModel)}
+        remote = {int(version): model for version, model in models.items() if isinstance(model, FakeClient)}
+        for version, model in models.items():
+            is_remote = isinstance(model, FakeClient)
+            placed[version] = (
+                in_runners(version, int(version), model.signature) if is_remote else Placed(version, slice_rows)
+            )
+        container.loader.override(providers.Object(FakeLoader(inline)))
+        container.clients.override(providers.Object(FakeClients(remote)))
+        container.live.override(providers.Object({"churn": next(iter(placed.values()))}))
     app = create_app(container)
     with asyncio.Runner() as runner:
         lifespan = app.router.lifespan_context(app)
@@ -185,5 +235,5 @@ def served(log: Log, models: Mapping[str, FakeModel] | None = None, **settings: 
         async def stop() -> None:
             await lifespan.__aexit__(None, None, None)
 
-        yield Served(app, Gate(container.settings()), runner.run(start()), runner.get_loop())
+        yield Served(app, Gate(container.settings()), runner.run(start()), placed, runner.get_loop())
         runner.run(stop())

@@ -1,25 +1,37 @@
 """The one process, where a real one cannot be made to do what is asked at the right moment."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
-from tests.unit.server.shelf import FakeProver, FakeShelf
-from tests.waiting import DEADLINE
-from weighbridge.adapters.artefact import Artefact
+from tests.unit.log import Log
+from tests.unit.server.opened import Asked, FakeModels, application
+from tests.unit.server.shelf import FakeOpenings, FakeShelf
+from tests.unit.trained import ANSWER, NAME, ROW, trained
+from tests.waiting import DEADLINE, until
+from weighbridge.adapters.logs import start_logging
+from weighbridge.adapters.manifest import Options
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server.alone import Alone
-from weighbridge.server.listener import listen
+from weighbridge.server.listener import listen, url_of
 from weighbridge.server.models import CannotStart, Rollouts
 from weighbridge.server.opening import NoModels, Opening
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.runner.runners import Runners
 from weighbridge.settings import Settings
 
 
@@ -34,10 +46,10 @@ async def stopped_while_it_starts(_scope: Scope, receive: Receive, send: Send) -
 
 
 @contextmanager
-def alone(app: ASGIApp, logger: FilteringBoundLogger, shelf: FakeShelf, prover: FakeProver) -> Iterator[Alone]:
+def alone(app: ASGIApp, logger: FilteringBoundLogger, shelf: FakeShelf, openings: FakeOpenings) -> Iterator[Alone]:
     """The one process, yet to be run."""
-    settings = Settings(load_timeout=0.05)
-    rollouts = Rollouts(shelf, prover.made(), settings, logger)
+    settings = Settings(load_timeout=0.3)
+    rollouts = Rollouts(shelf, openings, settings, logger)
     with closing(listen("127.0.0.1", 0)) as listener:
         yield Alone(lambda: app, bytearray(8), settings, listener, rollouts, inherited=False)
 
@@ -49,24 +61,23 @@ async def run(service: Alone) -> None:
 
 
 def test_a_service_that_is_stopped_while_it_starts_ends_normally(logger: FilteringBoundLogger) -> None:
-    with alone(stopped_while_it_starts, logger, FakeShelf(), FakeProver()) as service:
+    with alone(stopped_while_it_starts, logger, FakeShelf(), FakeOpenings()) as service:
         asyncio.run(run(service))
 
         assert service.not_ready() == "draining"
 
 
-class Interrupted(FakeProver):
+class Interrupted(FakeOpenings):
     """Is interrupted by the end of the service."""
 
     @override
-    async def prove(self, name: str, version: str) -> Artefact:
-        await super().prove(name, version)
+    async def open(self, name: str, version: str, options: Options) -> Hosted:
+        self.may_open.clear()
         signal.raise_signal(signal.SIGTERM)
-        never: asyncio.Future[Artefact] = asyncio.get_running_loop().create_future()
-        return await never
+        return await super().open(name, version, options)
 
 
-def test_a_service_that_is_stopped_while_its_models_are_proven_ends_normally(logger: FilteringBoundLogger) -> None:
+def test_a_service_that_is_stopped_while_its_models_are_opened_ends_normally(logger: FilteringBoundLogger) -> None:
     shelf = FakeShelf()
     shelf.put("m", "1")
     with alone(FastAPI(), logger, shelf, Interrupted()) as service:
@@ -89,28 +100,26 @@ def raising(error: Exception) -> FastAPI:
 def test_a_service_that_cannot_serve_its_models_cannot_start(logger: FilteringBoundLogger) -> None:
     app = raising(ModelRefused("models/m/1: it is broken"))
     with (
-        alone(app, logger, FakeShelf(), FakeProver()) as service,
+        alone(app, logger, FakeShelf(), FakeOpenings()) as service,
         pytest.raises(CannotStart, match=r"^models/m/1: it is broken$"),
     ):
         asyncio.run(run(service))
 
 
 def test_a_service_that_cannot_start_for_another_reason_ends_as_ever(logger: FilteringBoundLogger) -> None:
-    with alone(raising(RuntimeError()), logger, FakeShelf(), FakeProver()) as service, pytest.raises(SystemExit):
+    with alone(raising(RuntimeError()), logger, FakeShelf(), FakeOpenings()) as service, pytest.raises(SystemExit):
         asyncio.run(run(service))
 
 
 def test_what_does_not_open_in_time_is_refused(logger: FilteringBoundLogger) -> None:
-    opening, artefact = Hanging(), Artefact.of(b"")
+    opening = Hanging()
     before = threading.enumerate()
 
     async def main() -> None:
-        with pytest.raises(
-            ModelRefused, match=r"^models/m/2: expected it to open within 0.05 s, got one that did not$"
-        ):
-            await service.prepare("m", "2", artefact)
+        with pytest.raises(ModelRefused, match=r"^models/m/2: expected it to open within 0.3 s, got one that did not$"):
+            await service.prepare("m", await FakeOpenings().open("m", "2", Options()))
 
-    with alone(FastAPI(), logger, FakeShelf(), FakeProver()) as service:
+    with alone(FastAPI(), logger, FakeShelf(), FakeOpenings()) as service:
         service._opening = Opening(opening)
         asyncio.run(main())
     service.abort()
@@ -126,5 +135,141 @@ class Hanging(NoModels):
         self.go_on = threading.Event()
 
     @override
-    def open(self, _name: str, _version: str, _read: Artefact | None) -> None:
+    def open(self, _name: str, _placed: Placed) -> None:
         assert self.go_on.wait(DEADLINE)
+
+
+@asynccontextmanager
+async def running(logger: FilteringBoundLogger, openings: FakeOpenings, models: FakeModels) -> AsyncIterator[Rollouts]:
+    """The one process, with version 1 of a model m, which has others; it is stopped in the end."""
+    shelf, ready = FakeShelf(), asyncio.Event()
+    shelf.put("m", "1", "2", "3", "4", live="1")
+    with alone(application(models), logger, shelf, openings) as service, closing(openings):
+        async with asyncio.timeout(DEADLINE):
+            serving = asyncio.ensure_future(service.run(ready.set))
+            await ready.wait()
+            try:
+                yield service._rollouts
+            finally:
+                models.go_on.set()
+                signal.raise_signal(signal.SIGTERM)
+                await serving
+
+
+def asked(openings: FakeOpenings, *of: tuple[int, bytes]) -> list[Asked]:
+    """The runners, by the numbers of their openings and their names, with what is on every board."""
+    board = os.pread(openings.hosted[0].board or 0, 100, 0)
+    return [Asked(opening, 0, 0, runner, board) for opening, runner in of]
+
+
+def test_the_one_process_asks_runners_of_what_is_live_and_of_what_is_opened(logger: FilteringBoundLogger) -> None:
+    openings, models = FakeOpenings(1), FakeModels()
+
+    async def main() -> None:
+        async with running(logger, openings, models) as rollouts:
+            assert models.connected == asked(openings, (1, b"m 1 0"))
+            await rollouts.activate("m", "4")
+            assert models.connected == asked(openings, (1, b"m 1 0"), (2, b"m 4 0"))
+            assert models.installed == ["m 4"]
+            openings.replace(openings.hosted[0], 0)
+            assert models.connected[2:] == asked(openings, (2, b"m 4 anew 0"))
+
+    asyncio.run(main())
+
+
+def test_the_one_process_forgets_what_is_not_decided_on(logger: FilteringBoundLogger) -> None:
+    openings, models = FakeOpenings(1), FakeModels()
+
+    async def main() -> None:
+        async with running(logger, openings, models) as rollouts:
+            for version in ("2", "3"):
+                with pytest.raises(ModelRefused):
+                    await rollouts.activate("m", version)
+            assert (models.installed, openings.retired) == ([], [("m", "2"), ("m", "3")])
+
+    asyncio.run(main())
+
+
+def test_the_one_process_knows_what_is_out_of_service(logger: FilteringBoundLogger) -> None:
+    openings, models = FakeOpenings(1), FakeModels()
+
+    async def main() -> None:
+        async with running(logger, openings, models):
+            openings.put_out(openings.hosted[0], "its process was killed")
+            assert models.out == [(1, "its process was killed")]
+            assert models.told[-1]["m"].versions[0].reason == "its process was killed"
+
+    asyncio.run(main())
+
+
+class ShortLived(FakeOpenings):
+    """Puts every version out of service as soon as it is open."""
+
+    @override
+    async def open(self, name: str, version: str, options: Options) -> Hosted:
+        hosted = await super().open(name, version, options)
+        asyncio.get_running_loop().call_soon(self.put_out, hosted, "its process was killed")
+        return hosted
+
+
+def test_the_one_process_knows_what_was_out_of_service_before_it_could_answer(logger: FilteringBoundLogger) -> None:
+    openings, models = ShortLived(1), FakeModels()
+
+    async def main() -> None:
+        async with running(logger, openings, models):
+            assert models.connected == []
+            assert models.out == [(1, "its process was killed")]
+
+    asyncio.run(main())
+
+
+def test_the_one_process_reports_a_runner_that_sends_what_it_may_not(logger: FilteringBoundLogger) -> None:
+    openings, models = FakeOpenings(1), FakeModels()
+
+    async def main() -> None:
+        async with running(logger, openings, models):
+            models.broken(1, 0, "expected a frame, got a pickle")
+            assert openings.blamed == [(1, 0, "expected a frame, got a pickle")]
+
+    asyncio.run(main())
+
+
+# With runners that are processes
+
+
+def test_the_one_process_has_its_models_in_processes_that_end_with_it(tmp_path: Path, log: Log) -> None:
+    settings = Settings(models=str(trained(tmp_path)), workers=0)
+    live = dict[str, Placed]()
+    container = log.container(models=settings.models, workers=0)
+    container.live.override(live)
+
+    def ask(url: str) -> Any:
+        return httpx2.post(f"{url}/models/{NAME}/predict", json=ROW, timeout=DEADLINE).json()
+
+    async def main() -> None:
+        with contextmanager(start_logging)(log.descriptor, level="info", log_format="json") as logger:
+            runners = Runners(settings, logger)
+            rollouts = Rollouts(container.repository(), runners, settings, logger)
+            ready = asyncio.Event()
+
+            def app() -> ASGIApp:
+                live.update(rollouts.lineup.live)
+                return create_app(container)
+
+            with closing(listen("127.0.0.1", 0)) as listener:
+                url = url_of(listener, secure=False)
+                service = Alone(app, log.memory, settings, listener, rollouts, inherited=False)
+                serving = asyncio.ensure_future(service.run(ready.set))
+                await ready.wait()
+                assert (await asyncio.to_thread(ask, url))["prediction"] == pytest.approx(ANSWER)
+                processes.extend(report.pid for report in rollouts.runners())
+                assert 'runner="0",version="1"} 1.0' in service.metrics().decode()
+                signal.raise_signal(signal.SIGTERM)
+                await serving
+            runners.close()
+
+    processes: list[int | None] = []
+    asyncio.run(main())
+
+    assert len(processes) == 1
+    until(lambda: not Path(f"/proc/{processes[0]}").exists())

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from tests.contract import GOOD
 from tests.unit.log import Log
+from tests.unit.models import CHURN, FakeClient, constant
 from tests.unit.server.behind_gate import Served, comparable, served
 from tests.waiting import DEADLINE
 from weighbridge.application.admission import SHORT
@@ -138,6 +139,53 @@ def test_a_request_that_takes_long_waits_for_its_turn(
     adopting.adopt(near)
 
     assert adopting.replies(client) == expected
+
+
+ROW = b'{"age":30,"signup_month":"June"}'
+
+
+def predict(body: bytes) -> bytes:
+    head = START.replace(b"/predict", b"/models/churn/predict") + b"Content-Length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+def test_a_model_in_another_process_is_asked_once_and_by_who_can_wait(
+    log: Log, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    near, client = ends
+    runner = FakeClient()
+    with served(log, {"1": runner}) as here:
+        connection = here.connect()
+        connection.receive(predict(ROW))
+        runner.answer(0, 0.5)
+        here.look()
+        client.sendall(predict(ROW))
+
+        Adopting(here).adopt(near)
+        while len(runner.asked) == 1:
+            here.look()
+        here.look()
+        assert len(runner.asked) == 2
+        runner.answer(1, 0.5)
+
+        assert Adopting(here).replies(client) == comparable(connection.transport.written)
+
+
+def test_a_request_that_goes_in_slices_is_answered_by_who_can_wait(
+    log: Log, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    near, client = ends
+    request = predict(b"[%b,%b,%b]" % (ROW, ROW, ROW))
+    model = constant(CHURN, 0.5)
+    with served(log, {"1": model}, slice_rows=1) as here:
+        expected = here.connect().feed(request)
+        assert len(model.seen) == 3
+        client.sendall(request)
+
+        Adopting(here).adopt(near)
+
+        assert Adopting(here).replies(client) == expected
+        assert len(model.seen) == 6
 
 
 @pytest.mark.parametrize("fill", [False, True], ids=["some", "none"])

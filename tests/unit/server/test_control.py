@@ -12,13 +12,13 @@ from uvicorn.server import ServerState
 from tests.unit.server.administered import Admin, FakeFleet, FakeOperator, Reply, administered, read_to_the_end
 from tests.unit.server.behind_gate import FakeTransport
 from tests.waiting import until
-from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
+from weighbridge.application.catalogue import Calls, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.control import ControlPlane, WorkerReport, _Connection
 from weighbridge.server.lineup import Lineup, Stopping
 
 CREDENTIAL = "sixteen-characters"
-PATHS = ("/", "/livez", "/readyz", "/metrics", "/workers", "/models")
+PATHS = ("/", "/livez", "/readyz", "/metrics", "/workers", "/runners", "/models")
 
 
 class BrokenFleet(FakeFleet):
@@ -87,6 +87,21 @@ def test_workers_is_a_list_of_the_reports(admin: Admin) -> None:
     ]
 
 
+def test_runners_is_a_list_of_the_reports(admin: Admin) -> None:
+    assert admin.ask("/runners").json == [
+        {
+            "model": "m",
+            "version": "2",
+            "runner": 1,
+            "pid": 8,
+            "age_seconds": 2.5,
+            "calls": 10,
+            "rows": 90,
+            "busy_seconds": 0.75,
+        }
+    ]
+
+
 def test_the_index_links_to_all_there_is(admin: Admin) -> None:
     index = admin.ask("/").json
 
@@ -147,9 +162,12 @@ OPERATIONS = {
 }
 
 
+CALLS = Calls("runner", 2, requests_share_calls=True, call_seconds=0.001, row_seconds=0.0001)
+
+
 def test_models_is_the_catalogue(admin: Admin) -> None:
     versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
-    admin.operator.lineup = Lineup({"m": "2"}, {"m": ModelEntry("m", "2", None, versions, "1 is broken")})
+    admin.operator.lineup = Lineup({}, {"m": ModelEntry("m", "2", None, versions, "1 is broken", CALLS)})
 
     assert admin.ask("/models").json == [
         {
@@ -161,6 +179,13 @@ def test_models_is_the_catalogue(admin: Admin) -> None:
                 {"version": "2", "state": "live", "reason": None},
             ],
             "reason": "1 is broken",
+            "calls": {
+                "placement": "runner",
+                "instances": 2,
+                "requests_share_calls": True,
+                "call_seconds": 0.001,
+                "row_seconds": 0.0001,
+            },
         }
     ]
 
@@ -469,10 +494,10 @@ def test_the_end_waits_for_no_client() -> None:
     slow.close()
 
 
-def test_it_imports_nothing_that_only_workers_need() -> None:
-    heavy = {"fastapi", "numpy", "structlog", "prometheus_client", "dependency_injector", "starlette.routing"}
+def test_it_lives_in_a_process_that_imports_nothing_that_only_workers_need() -> None:
+    heavy = {"fastapi", "numpy", "dependency_injector", "starlette.routing"}
     program = f"""
-import sys, weighbridge.server.control, weighbridge.server.systemd
+import sys, weighbridge.entrypoints.serve
 print(*sorted({heavy} & set(sys.modules)))
 """
     imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -1,15 +1,19 @@
 import os
 
+from weighbridge.adapters.lending import borrowed, lent
+from weighbridge.adapters.runners.terms import Placed, Terms
 from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
 from weighbridge.server.lineup import Lineup
 
 
 def test_a_lineup_of_any_size_is_read_by_all_who_have_its_descriptor() -> None:
     versions = tuple(VersionEntry(str(number), VersionState.REFUSED, "it is broken") for number in range(5000))
-    lineup = Lineup({"m": "1"}, {"m": ModelEntry("m", "1", "2", versions, "another is broken"), "default": EMBEDDED})
-    with lineup.lent() as descriptor:
+    terms = Terms(7, 2, 256, shares=True, call_seconds=0.001, row_seconds=0.0001)
+    live = {"m": Placed("1", 3, terms, 'runtime = "sklearn"'), "n": Placed("2", 1000)}
+    lineup = Lineup(live, {"m": ModelEntry("m", "1", "2", versions, "another is broken"), "default": EMBEDDED})
+    with lent(lineup) as descriptor:
         other = os.dup(descriptor)
-        assert [Lineup.read(descriptor), Lineup.read(other)] == [lineup, lineup]
+        assert [borrowed(Lineup, descriptor), borrowed(Lineup, other)] == [lineup, lineup]
         os.close(other)
 
 

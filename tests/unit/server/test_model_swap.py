@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from tests.unit.log import Log
 from tests.unit.models import CHURN, FakeModel, constant, outputs
 from tests.unit.server.behind_gate import Connection, Served, served
+from weighbridge.adapters.http import models
+from weighbridge.adapters.metrics import REQUEST
+from weighbridge.adapters.series import read
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
 
@@ -129,7 +132,7 @@ def test_both_roads_answer_alike_what_is_spoilt(
 def test_the_paths_of_a_live_model_are_on_the_fast_lane(here: Served) -> None:
     assert {target for _, target in here.lane.routes} >= {LIVE, VERSION_1, b"/models/default/predict"}
 
-    here.models.install(here.models.open("churn", "2"))
+    here.activate("2")
 
     assert VERSION_1 not in {target for _, target in here.lane.routes}
     assert {target for _, target in here.lane.routes} >= {LIVE, b"/models/churn/versions/2/predict", b"/predict"}
@@ -151,7 +154,7 @@ def test_a_connection_that_goes_on_is_answered_by_the_version_that_has_become_li
     for _ in range(3):  # so that the head is known
         assert versions(connection.feed(asking())) == ["1"]
 
-    road.models.install(road.models.open("churn", "2"))
+    road.activate("2")
 
     assert versions(connection.feed(asking())) == ["2"]
     assert b'"code":"version_not_found"' in connection.feed(asking(VERSION_1))
@@ -162,7 +165,7 @@ def test_a_request_whose_body_is_on_its_way_is_answered_by_the_version_that_it_b
     connection = here.connect()
     connection.feed(request[:-5])
 
-    here.models.install(here.models.open("churn", "2"))
+    here.activate("2")
 
     assert versions(connection.feed(request[-5:])) == ["1"]
     assert versions(connection.feed(request)) == ["2"]
@@ -173,7 +176,7 @@ def test_a_request_that_waits_for_its_turn_is_answered_by_the_version_that_it_be
     connection = here.connect()
     connection.protocol.data_received(asking())
 
-    here.models.install(here.models.open("churn", "2"))
+    here.activate("2")
     connection.settle()
 
     assert versions(connection.transport.written) == ["1"]
@@ -188,7 +191,7 @@ def test_a_version_is_freed_with_the_last_request_that_holds_it(here: Served) ->
     gc.collect()
     gc.disable()
     try:
-        here.models.install(here.models.open("churn", "2"))
+        here.activate("2")
         assert old() is not None
         assert versions(active.feed(request[-5:])) == ["1"]
 
@@ -202,20 +205,90 @@ def test_a_version_that_failed_is_freed_like_any_other(log: Log) -> None:
         connection = started.connect()
         assert b"500 Internal Server Error" in connection.feed(asking(body=ROW.replace(b"30", b"13")))
         old = ref(started.models.find("churn").served)
-        started.models.install(started.models.open("churn", "2"))
+        started.activate("2")
         assert versions(connection.feed(asking())) == ["2"]
         gc.collect()
 
         assert old() is None
 
 
+def counted(log: Log) -> set[str]:
+    """The versions of the model of which there are series."""
+    keys = (key for key, _ in read(log.memory))
+    return {key[key.index("churn") + 1] for key in keys if "churn" in key}
+
+
+def test_the_series_of_a_version_are_kept_for_some_time_after_its_end(log: Log, here: Served) -> None:
+    here.activate("2")
+    here.look()
+
+    assert counted(log) == {"1", "2"}
+
+
+def test_the_series_of_a_version_are_given_up_some_time_after_its_end(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    here.activate("2")
+    here.look()
+
+    assert counted(log) == {"2"}
+
+
+def test_the_series_of_a_version_that_is_live_again_are_kept(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    one, two = (here.models.open("churn", here.placed[version]) for version in "12")
+
+    async def there_and_back() -> None:
+        here.models.install(two)
+        here.models.install(one)
+
+    here.loop.run_until_complete(there_and_back())
+    here.look()
+
+    assert counted(log) == {"1"}
+
+
+def test_a_version_that_is_opened_while_its_series_are_given_up_is_counted_in_series_of_its_own(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    connection = here.connect()
+    connection.feed(asking())
+    one = here.models.open("churn", here.placed["1"])
+    here.activate("2")
+    here.look()
+    assert counted(log) == {"2"}
+
+    async def install() -> None:
+        here.models.install(one)
+
+    here.loop.run_until_complete(install())
+    connection.feed(asking())
+
+    requests = {key[3]: sum(values[:-1]) for key, values in read(log.memory) if key[0] == REQUEST}
+    assert requests == {"1": 1}
+
+
+def test_a_version_that_is_loaded_anew_keeps_its_series(
+    log: Log, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SERIES_KEPT_SECONDS", 0.0)
+    here.activate("1")
+    here.look()
+
+    assert counted(log) == {"1"}
+
+
 def test_versions_that_come_and_go_lose_no_request(road: Served) -> None:
     connections: list[Connection] = [road.connect() for _ in range(4)]
     for turn in range(20):
         version = str(turn % 2 + 1)
-        road.models.install(road.models.open("churn", version))
+        road.activate(version)
         with pytest.raises(ModelRefused):
-            road.models.open("churn", "3")
+            road.activate("3")
         for connection in connections:
             written = connection.feed(asking() * 3)
             assert versions(written) == [version] * 3

@@ -16,16 +16,20 @@ from hypothesis import strategies as st
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Clock, Connection, Served, served
+from tests.waiting import until
+from weighbridge.adapters.http.fast_route import CompiledRoute
+from weighbridge.adapters.http.health import health
+from weighbridge.adapters.http.prediction import predict
 from weighbridge.adapters.http.problems import Reply
 from weighbridge.adapters.metrics import ABANDONED, EXPIRED, QUEUE_WAIT, REQUEST, SHED
 from weighbridge.adapters.series import SECONDS, read
-from weighbridge.server.head import LaneRoute
 
 TAKES = 0.005
 MAX_WAIT_MS = 20
 LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(GOOD)
 SLOW = LANE + b"\r\n" + GOOD
 HASTY = LANE + b"X-Request-Timeout-Ms: 12\r\n\r\n" + GOOD
+ROAD = SLOW.replace(b"/predict", b"/predict?y=1")
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 OVERLOADED, NOT_FOUND, LATE = "503 overloaded", "404 not_found", "504 deadline_exceeded"
@@ -42,7 +46,7 @@ class SlowModel:
         self.takes = TAKES
         self.fails = False
 
-    def __call__(self, _headers: object, _body: object, request_id: str) -> Reply:
+    def __call__(self, _headers: object, _body: object, request_id: str, _deadline: float) -> Reply:
         self.asked.append(request_id)
         self.clock.now += self.takes
         if self.fails:
@@ -61,9 +65,9 @@ class Overloaded:
         self._log = log
         target = (b"POST", b"/predict")
         before = here.lane.routes[target]
-        self.route = LaneRoute(model, before.metrics, before.waits)
+        self.route = CompiledRoute(model, before.metrics, before.model, before.waits)
         self.route.service_time.mean = TAKES
-        here.lane.routes[target] = self.route
+        here.lane.routes[target] = here.app.state.calls[predict] = self.route
 
     def waiting(self, *requests: bytes) -> list[Connection]:
         """Connections, each with one of the requests; nothing of the queue has been served."""
@@ -280,6 +284,98 @@ def test_what_is_known_of_a_head_holds_while_its_requests_wait_or_are_refused(ov
     assert replies(queued) == [OK] * 2
 
 
+# The ordinary road
+
+
+def test_the_ordinary_road_refuses_what_would_wait_too_long_and_its_connections_go_on(overloaded: Overloaded) -> None:
+    connections = overloaded.waiting(*[ROAD] * 8)
+    for connection in connections:
+        connection.settle()
+
+    assert [replies(connection) for connection in connections] == [[OK]] * 5 + [[OVERLOADED]] * 3
+    refused = connections[5:]
+    assert all(re.search(rb"\r\nretry-after: [123]\r\n", client.transport.written) for client in refused)
+    assert not any(client.transport.closing for client in refused)
+    assert overloaded.counted(SHED, "queue") == 3
+    assert overloaded.counted(REQUEST, "503") == 3
+
+
+def test_both_roads_refuse_by_the_same_words(overloaded: Overloaded) -> None:
+    *_, lane = overloaded.waiting(*[named("mine")] * 6)
+    lane.settle()
+    *_, road = overloaded.waiting(*[named("mine", ROAD)] * 6)
+    road.settle()
+
+    assert road.transport.written.partition(b"\r\n\r\n")[2] == lane.transport.written.partition(b"\r\n\r\n")[2]
+    assert replies(road) == replies(lane) == [OVERLOADED]
+
+
+def test_the_log_has_one_line_of_refusals_on_the_ordinary_road(log: Log, overloaded: Overloaded) -> None:
+    for connection in overloaded.waiting(*[ROAD] * 8):
+        connection.settle()
+    overloaded.clock.now += 1.1
+    for connection in overloaded.waiting(*[ROAD] * 6):
+        connection.settle()
+
+    until(lambda: len(log.of("requests_turned_away")) > 1)
+    assert [line["count"] for line in log.of("requests_turned_away")] == [1, 3]
+    assert not log.of("request")
+
+
+def test_what_waits_on_the_fast_lane_counts_for_the_ordinary_road(overloaded: Overloaded) -> None:
+    overloaded.waiting(*[SLOW] * 3)
+    [road] = overloaded.waiting(HASTY.replace(b"/predict", b"/predict?y=1"))
+    road.settle()
+
+    assert replies(road) == [OVERLOADED]
+
+
+def test_what_waits_on_the_ordinary_road_counts_for_the_fast_lane(overloaded: Overloaded) -> None:
+    overloaded.waiting(*[ROAD] * 5)
+    overloaded.here.look(1)
+    [lane] = overloaded.waiting(HASTY)
+
+    assert replies(lane) == [OVERLOADED]
+
+
+def test_how_long_a_request_waited_on_the_ordinary_road_is_counted(overloaded: Overloaded) -> None:
+    for connection in overloaded.waiting(ROAD, ROAD, ROAD):
+        connection.settle()
+
+    assert overloaded.counted(QUEUE_WAIT, "default", "embedded") == 3
+    assert overloaded.seconds(QUEUE_WAIT, "default", "embedded") == pytest.approx(3 * TAKES)
+
+
+def test_a_model_that_only_the_ordinary_road_asks_is_found_to_be_slow(overloaded: Overloaded) -> None:
+    overloaded.route.service_time.mean = 0.0
+    connection = overloaded.here.connect()
+    for _ in range(20):
+        connection.feed(ROAD)
+    assert overloaded.route.service_time.mean == pytest.approx(TAKES, rel=0.6)
+
+    for client in overloaded.waiting(*[ROAD] * 12):
+        client.settle()
+    assert overloaded.counted(SHED, "queue") > 0
+
+
+def test_probes_on_the_ordinary_road_never_wait(overloaded: Overloaded) -> None:
+    overloaded.here.app.state.calls[health].service_time.mean = LONG
+    overloaded.waiting(*[SLOW] * 5)
+    [probe] = overloaded.waiting(HEALTH.replace(b"/health", b"/health?y=1"))
+    probe.settle()
+
+    assert replies(probe) == [OK]
+
+
+def test_a_model_that_fails_in_its_turn_on_the_ordinary_road_holds_up_nobody(overloaded: Overloaded) -> None:
+    connections = overloaded.waiting(ROAD, ROAD, SLOW)
+    overloaded.model.fails = True
+    for connection in connections:
+        connection.settle()
+
+    assert [replies(connection) for connection in connections] == [["500 internal_error"]] * 3
+
+
 # Deadlines
 
 
@@ -377,7 +473,7 @@ def test_every_request_is_answered_once_and_in_order_however_it_arrives(
 
     assert ids(connection) == [str(i) for i in range(len(messages))]
     assert quiet.gate.held == 0
-    assert quiet.gate.queue._admission.estimated_wait == 0
+    assert quiet.here.lane.queue._admission.estimated_wait == 0
     assert connection.feed(HEALTH).startswith(b"HTTP/1.1 200 ")
 
 
@@ -390,7 +486,7 @@ def test_a_request_behind_a_slow_one_waits_for_its_own_turn_behind_the_others(ov
 
 def test_a_request_behind_a_slow_one_may_be_refused_when_its_turn_comes(overloaded: Overloaded) -> None:
     first, *_ = overloaded.waiting(SLOW + HASTY + HEALTH, *[SLOW] * 4)
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
 
     assert replies(first) == [OK, OVERLOADED, OK]
 
@@ -413,7 +509,7 @@ def test_a_connection_with_one_request_in_the_queue_is_read_on_and_with_two_it_i
     assert connection.transport.reading
     connection.protocol.data_received(SLOW)
     assert not connection.transport.reading
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
     assert connection.transport.reading
 
     connection.settle()
@@ -429,7 +525,7 @@ def test_bodies_that_wait_are_held(overloaded: Overloaded) -> None:
     [known] = overloaded.waiting(SLOW)
     assert overloaded.gate.held == 3 * len(GOOD)
 
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
     assert overloaded.gate.held == 2 * len(GOOD)
     known.settle()
     assert overloaded.gate.held == 0
@@ -440,7 +536,7 @@ def test_a_client_that_goes_away_is_not_served_and_counts_no_longer(overloaded: 
     first.transport.closing = True
     first.protocol.connection_lost(ConnectionResetError())
     assert overloaded.gate.held == len(GOOD)
-    assert overloaded.gate.queue._admission.estimated_wait == TAKES
+    assert overloaded.here.lane.queue._admission.estimated_wait == TAKES
     second.settle()
 
     assert overloaded.model.asked == ["c"]
@@ -455,7 +551,7 @@ def test_a_client_that_is_cut_off_in_the_moment_of_its_turn_is_not_served(overlo
 
     assert overloaded.model.asked == []
     assert overloaded.counted(ABANDONED) == 1
-    assert overloaded.gate.queue._admission.estimated_wait == 0
+    assert overloaded.here.lane.queue._admission.estimated_wait == 0
 
 
 def test_a_client_that_has_said_its_last_gets_every_reply(overloaded: Overloaded) -> None:
@@ -526,7 +622,7 @@ def test_reading_what_was_unread_does_not_hasten_a_turn(overloaded: Overloaded) 
     connection.protocol.pause_writing()
     connection.protocol.resume_writing()
     assert replies(connection) == []
-    assert overloaded.gate.queue._admission.estimated_wait == TAKES
+    assert overloaded.here.lane.queue._admission.estimated_wait == TAKES
 
     connection.settle()
     assert replies(connection) == [OK]
@@ -575,7 +671,7 @@ def test_a_connection_of_which_one_request_was_answered_and_another_is_in_the_qu
     overloaded: Overloaded,
 ) -> None:
     [connection] = overloaded.waiting(SLOW + HEALTH + SLOW)
-    overloaded.gate.queue._serve_next()
+    overloaded.here.lane.queue._serve_next()
     assert replies(connection) == [OK, OK]
     connection.protocol.sweep(overloaded.clock.now + LONG)
 
@@ -622,7 +718,7 @@ def test_when_memory_is_short_the_first_that_waits_is_refused_and_the_connection
     assert b"connection: close" in connection.transport.written
     assert overloaded.model.asked == []
     assert overloaded.gate.held == 0
-    assert overloaded.gate.queue._admission.estimated_wait == 0
+    assert overloaded.here.lane.queue._admission.estimated_wait == 0
     assert overloaded.counted(SHED, "buffers") == 1
 
 

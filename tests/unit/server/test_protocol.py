@@ -9,10 +9,10 @@ import pytest
 from tests.contract import GOOD
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import DESCRIPTOR, Connection, Served, served
+from weighbridge.adapters.http.fast_route import CompiledRoute
 from weighbridge.adapters.http.problems import Reply
 from weighbridge.adapters.metrics import SHED
 from weighbridge.adapters.series import read
-from weighbridge.server.head import LaneRoute
 
 LANE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
 ROAD = LANE.replace(b"/predict", b"/predict?x=1")
@@ -49,11 +49,11 @@ def test_both_roads_write_the_same(here: Served) -> None:
 
 
 def test_a_route_that_raises_is_answered_with_an_internal_error_and_the_connection_goes_on(here: Served) -> None:
-    def call(_headers: object, _body: object, _request_id: str) -> Reply:
+    def call(*_: object) -> Reply:
         raise ZeroDivisionError("the needle")
 
     route = here.lane.routes[b"GET", b"/health"]
-    here.lane.routes[b"GET", b"/health"] = LaneRoute(call, route.metrics)
+    here.lane.routes[b"GET", b"/health"] = CompiledRoute(call, route.metrics)
     connection = here.connect()
     failed = connection.feed(HEALTH)
 
@@ -288,6 +288,16 @@ def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_w
     assert not connection.transport.aborted
 
     assert b"\r\nconnection: close\r\n" in connection.feed(HEALTH)
+
+
+def test_a_tls_connection_ends_at_once_with_a_refusal_for_it_has_no_half_closed_state(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = here.connect()
+    monkeypatch.setattr(connection.transport, "can_write_eof", lambda: False)
+
+    assert codes(connection.feed(b"\0")) == ["bad_request"]
+    assert connection.transport.closing
 
 
 def test_an_ended_connection_is_counted(here: Served) -> None:

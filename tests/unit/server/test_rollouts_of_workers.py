@@ -5,7 +5,8 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -13,15 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.typing import FilteringBoundLogger
 
-from tests.starving import open_artefacts, uncollected
+from tests.starving import open_files
 from tests.unit.log import Log
-from tests.unit.server.actors import Actor, Stage, stage
+from tests.unit.server.actors import Actor, Met, Stage, stage
+from tests.unit.server.shelf import FakeOpenings, FakeRunner
+from weighbridge.adapters.lending import lent
+from weighbridge.adapters.metrics import Model, RequestMetrics
 from weighbridge.adapters.repository import FoundVersion
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.domain.errors import ModelRefused, NothingToRollBack
-from weighbridge.server import supervisor
+from weighbridge.server import models, supervisor
 from weighbridge.server.channel import Channel, Word
-from weighbridge.server.lineup import Outcome, Stopping
+from weighbridge.server.lineup import Lineup, Outcome, Stopping
 from weighbridge.server.models import CannotStart
+from weighbridge.server.runner.hosted import Hosted
+from weighbridge.server.supervisor import Supervisor
 
 Scene = Callable[[Stage], Coroutine[Any, Any, None]]
 
@@ -57,23 +64,6 @@ def test_all_workers_serve_what_all_have_opened(play: Callable[..., None]) -> No
     play(scene)
 
 
-def test_a_worker_that_ends_while_a_version_is_opened_is_not_moved_any_more(
-    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved: list[int] = []
-    monkeypatch.setattr(supervisor, "keep_apart", list)
-    monkeypatch.setattr(supervisor, "let_mingle", moved.extend)
-
-    async def scene(on: Stage) -> None:
-        first, second = on.actors
-        with on.supervisor.apart():
-            first.end(0)
-            await on.until(lambda: first.pid not in [report.pid for report in on.supervisor.workers()])
-        assert moved == [second.pid]
-
-    play(scene)
-
-
 def test_a_version_is_opened_by_one_worker_after_the_other(play: Callable[..., None]) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 0, "nothing")
@@ -88,34 +78,6 @@ def test_a_version_is_opened_by_one_worker_after_the_other(play: Callable[..., N
     play(scene)
 
 
-def test_every_worker_is_given_what_was_read_once(play: Callable[..., None]) -> None:
-    async def scene(on: Stage) -> None:
-        await on.rollouts.activate("m", "2")
-
-        assert [actor.given for actor in on.living] == [[b"m 2"]] * 2
-
-    play(scene)
-
-
-@pytest.mark.parametrize("refuses", ["the prober", "a worker"])
-def test_nothing_is_kept_of_what_was_read_for_a_version_that_is_refused(
-    play: Callable[..., None], refuses: str
-) -> None:
-    async def scene(on: Stage) -> None:
-        if refuses == "the prober":
-            on.prover.refused["2"] = "models/m/2: it is broken"
-        else:
-            on.plays = when(Word.PREPARE, 1, "fails")
-        before = open_artefacts()
-        for _ in range(3):
-            with suppress(ModelRefused):
-                await on.rollouts.activate("m", "2")
-        assert open_artefacts() == before
-
-    with uncollected():
-        play(scene)
-
-
 def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log: Log) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 1, "fails")
@@ -123,6 +85,7 @@ def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log:
             await on.rollouts.activate("m", "2")
 
         await on.until(lambda: all(Word.ABORT in actor.heard for actor in on.actors))
+        assert on.openings.retired == [("m", "2")]
         assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
         assert on.shelf.found["m"].rollout is not None
         assert on.shelf.found["m"].rollout.live == "1"
@@ -398,12 +361,13 @@ def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., N
         activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
         for _ in range(10):  # turns of the loop, in which it would begin
             await asyncio.sleep(0)
-        assert not on.prover.proven[1:]
+        assert not on.openings.opened[1:]
+        assert on.openings.heeded == []
         on.actors[2].send(Word.READY)
         await activation
 
         assert [(actor.number, actor.live) for actor in on.living] == [(2, {"m": "2"}), (3, {"m": "2"})]
-        assert len(on.prover.settings) == 2
+        assert len(on.openings.heeded) == 1
 
     play(scene)
 
@@ -482,23 +446,345 @@ def test_a_new_worker_that_cannot_serve_its_models_is_why_a_reload_is_refused(
     assert log.written("reload_refused")[0]["reason"].endswith("could not serve its models: models/m/1: it is broken")
 
 
+def without_memory_for(kind: type) -> Callable[[object], AbstractContextManager[int]]:
+    """Lends all but values of one kind, for which there are no descriptors."""
+
+    def lend(value: object) -> AbstractContextManager[int]:
+        if isinstance(value, kind):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return lent(value)
+
+    return lend
+
+
 def test_a_catalogue_that_cannot_be_told_is_told_with_the_next(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def memfd_create(name: str, *flags: int) -> int:
-        if name == "weighbridge-lineup":
-            raise OSError(errno.EMFILE, "Too many open files")
-        return create(name, *flags)
-
-    create = os.memfd_create
-
     async def scene(on: Stage) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "memfd_create", memfd_create)
+            patch.setattr(supervisor, "lent", without_memory_for(Lineup))
             await on.rollouts.activate("m", "2")
         await on.rollouts.activate("m", "1")
         await on.until(lambda: all(actor.lineup.catalogue["m"].previous == "2" for actor in on.living))
 
+    play(scene)
+
+
+def test_a_version_of_which_no_worker_can_be_told_is_refused(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        monkeypatch.setattr(supervisor, "lent", without_memory_for(Placed))
+        with pytest.raises(ModelRefused, match=r"^models/m/2: expected a descriptor, got none$"):
+            await on.rollouts.activate("m", "2")
+
+        assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
+
+    play(scene)
+
+
+# Runners
+
+
+def met(on: Stage) -> list[list[Met]]:
+    """The runners that each worker was told of."""
+    return [actor.runners for actor in on.actors]
+
+
+def test_a_worker_that_starts_is_told_of_the_runners_of_all_that_is_live(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: all(len(actor.runners) == 2 for actor in on.actors))
+
+        assert met(on) == [[Met(1, slot, "m 1 0"), Met(1, slot, "m 1 1")] for slot in (0, 1)]
+        assert [actor.lineup.live["m"].terms for actor in on.actors] == [on.openings.hosted[0].placed.terms] * 2
+
+    play(scene, runners=2)
+
+
+def test_a_worker_that_makes_ready_for_a_version_is_told_of_its_runners_before_it_serves_it(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.PREPARE, 1, "fails")
+        with pytest.raises(ModelRefused):
+            await on.rollouts.activate("m", "2")
+
+        await on.until(lambda: len(on.actors[0].runners) == 2)
+        assert on.actors[0].given == [Placed("2", 1, on.actors[0].given[0].terms)]
+        assert met(on) == [[Met(1, 0, "m 1 0"), Met(2, 0, "m 2 0")], [Met(1, 1, "m 1 0")]]
+
+    play(scene, runners=1)
+
+
+def test_a_runner_that_takes_the_place_of_another_is_told_to_every_worker_but_those_that_start(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        on.openings.replace(on.openings.hosted[0], 0)
+        await on.until(lambda: len(on.actors[1].runners) == 2)
+        assert on.actors[2].runners == []
+        on.actors[2].send(Word.READY)
+        await on.until(lambda: on.actors[2].runners)
+
+        assert met(on)[1:] == [[Met(1, 1, "m 1 0"), Met(1, 1, "m 1 anew 0")], [Met(1, 0, "m 1 anew 0")]]
+
+    play(scene, runners=1)
+
+
+def test_every_worker_is_told_when_a_version_is_out_of_service_and_one_that_starts_once_it_is_ready(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.openings.put_out(on.openings.hosted[0], "its process was killed")
+        await on.until(lambda: all(actor.out == ["1 its process was killed"] for actor in on.actors))
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3 and on.actors[2].out)
+
+        assert on.actors[2].out == ["1 its process was killed"]
+        assert on.actors[2].runners == []
+
+    play(scene, runners=1)
+
+
+def test_a_runner_that_sends_a_worker_what_it_may_not_is_reported_to_whoever_opened_it(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.actors[0].send(Word.BROKEN, "1 0 expected a frame, got a pickle")
+        await on.until(lambda: on.openings.blamed)
+
+        assert on.openings.blamed == [(1, 0, "expected a frame, got a pickle")]
+
+    play(scene, runners=1)
+
+
+def test_a_runner_for_which_there_are_no_descriptors_is_told_to_workers_later(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeRunner, "meet", lambda _: None)
+            on.openings.replace(on.openings.hosted[0], 0)
+        await on.until(lambda: all(len(actor.runners) == 2 for actor in on.actors))
+
+    play(scene, runners=1)
+
+
+class Ended:
+    """The end of a runner that is over, and how often it was looked at."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def done(self) -> bool:
+        self.looks += 1
+        return True
+
+
+def test_a_runner_that_has_ended_by_then_is_told_to_no_worker(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: all(actor.runners for actor in on.actors))
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeRunner, "meet", lambda _: None)
+            on.openings.replace(on.openings.hosted[0], 0)
+        [runner], ended = on.openings.hosted[0].ready, Ended()
+        monkeypatch.setattr(runner, "ended", ended)
+        await on.until(lambda: ended.looks == 2)
+
+        assert [len(runners) for runners in met(on)] == [1, 1]
+
+    play(scene, runners=1)
+
+
+def test_a_worker_has_the_lowest_slot_that_is_free_which_is_cleared_when_it_ends(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: len(on.actors) == 4)
+        await on.settled(2)
+        await on.until(lambda: all(actor.runners for actor in on.living))
+
+        assert [actor.runners[0].slot for actor in on.actors] == [0, 1, 2, 0]
+        assert on.openings.cleared == [0, 1]
+
+    play(scene, runners=1)
+
+
+def test_the_descriptors_of_runners_count_in_the_limit_on_a_workers_connections(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        [worker] = on.supervisor._workers
+
+        assert worker.room == 7
+
+    play(scene, runners=3, workers=1, max_connections=10)
+
+
+def full_for(monkeypatch: pytest.MonkeyPatch, word: Word, messages: int = 1) -> list[Word]:
+    """The first messages with a word find no room; they are noted."""
+    send, refused = Channel.send, list[Word]()
+
+    def send_late(self: Channel, sent: Word, *arguments: Any) -> bool:
+        if sent is word and len(refused) < messages:
+            refused.append(sent)
+            return False
+        return send(self, sent, *arguments)
+
+    monkeypatch.setattr(Channel, "send", send_late)
+    return refused
+
+
+def test_a_worker_whose_channel_is_full_is_told_of_a_runner_once_there_is_room(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: all(actor.runners for actor in on.actors))
+        descriptors = open_files()
+        refused = full_for(monkeypatch, Word.RUNNER)
+        on.openings.replace(on.openings.hosted[0], 0)
+        assert len(open_files()) > len(descriptors)
+        await on.until(lambda: all(len(actor.runners) == 2 for actor in on.actors))
+        assert refused
+        assert open_files() == descriptors
+
+    play(scene, runners=1)
+
+
+def test_what_a_worker_is_told_keeps_its_order_while_its_channel_is_full(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        [actor], [hosted] = on.actors, on.openings.hosted
+        await on.until(lambda: actor.runners)
+        full_for(monkeypatch, Word.RUNNER, messages=2)
+        on.openings.replace(hosted, 0)
+        on.openings.put_out(hosted, "its process was killed")
+        await on.until(lambda: actor.out)
+
+        told = [word for word in actor.heard if word in {Word.RUNNER, Word.OUT}]
+        assert told == [Word.RUNNER, Word.RUNNER, Word.OUT]
+
+    play(scene, workers=1, runners=1)
+
+
+def test_a_worker_whose_channel_is_full_is_not_told_what_there_are_no_descriptors_to_keep(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dup(_descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scene(on: Stage) -> None:
+        [actor], [hosted] = on.actors, on.openings.hosted
+        await on.until(lambda: actor.runners)
+        full_for(monkeypatch, Word.RUNNER)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", dup)
+            on.openings.replace(hosted, 0)
+        on.openings.put_out(hosted, "its process was killed")
+        await on.until(lambda: actor.out)
+
+        assert len(actor.runners) == 1
+
+    play(scene, workers=1, runners=1)
+
+
+def test_what_a_worker_was_to_be_told_is_given_back_when_it_ends_before_there_is_room(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, dup = dict[int, os.stat_result](), os.dup
+
+    def noting(descriptor: int) -> int:
+        copy = dup(descriptor)
+        copied[copy] = os.fstat(copy)
+        return copy
+
+    def is_open(copy: int) -> bool:
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(copy), copied[copy])
+        return False
+
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: all(actor.runners for actor in on.actors))
+        full_for(monkeypatch, Word.RUNNER)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", noting)
+            on.openings.replace(on.openings.hosted[0], 0)
+        on.actors[0].kill()
+        assert [is_open(copy) for copy in copied] == [True, True]
+        await on.until(lambda: not any(map(is_open, copied)))
+
+    play(scene, runners=1)
+
+
+def test_with_other_settings_runners_are_replaced_once_all_workers_have_them(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        on.openings.opens_otherwise = True
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: on.openings.retired)
+
+        assert on.openings.retired == [("m", "1")]
+        assert [(actor.number, actor.runners[-1]) for actor in on.living] == [
+            (2, Met(2, 2, "m 1 0")),
+            (3, Met(2, 0, "m 1 0")),
+        ]
+
+    play(scene, runners=1)
+
+
+def test_a_reload_that_is_refused_leaves_runners_as_they_are(play: Callable[..., None], log: Log) -> None:
+    async def scene(on: Stage) -> None:
+        on.openings.opens_otherwise = True
+        on.plays = when(Word.READY, 2, "fails")
+        signal.raise_signal(signal.SIGHUP)
+        await on.until(lambda: log.of("reload_refused"))
+
+        assert (on.openings.heeded, on.openings.retired) == ([], [])
+
+    play(scene, runners=1)
+
+
+def test_a_service_whose_versions_are_not_open_yet_says_which(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger
+) -> None:
+    reasons = list[str | None]()
+
+    async def open_slowly(self: FakeOpenings, *of: Any) -> Hosted:
+        reasons.append(starting[0].not_ready())
+        return await fake_open(self, *of)
+
+    def supervising(*arguments: Any, **options: Any) -> Supervisor:
+        starting.append(Supervisor(*arguments, **options))
+        return starting[0]
+
+    async def main() -> None:
+        async with stage(monkeypatch, logger, "1"):
+            assert starting[0].not_ready() is None
+
+    starting, fake_open = list[Supervisor](), FakeOpenings.open
+    monkeypatch.setattr(FakeOpenings, "open", open_slowly)
+    monkeypatch.setattr("tests.unit.server.actors.Supervisor", supervising)
+    asyncio.run(main())
+
+    assert reasons == ["starting; opening m"]
+
+
+def test_the_series_of_a_version_are_given_up_five_minutes_after_its_end(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(on: Stage) -> None:
+        RequestMetrics(on.actors[0].scoreboard.metrics).queue_wait(Model("m", "1")).observe(0.1)
+        on.actors[0].kill()
+        await on.settled(2)
+        await on.rollouts.activate("m", "2")
+        assert waits in on.supervisor.metrics()
+        now = monotonic() + 301
+        monkeypatch.setattr(models, "monotonic", lambda: now)
+        assert waits not in on.supervisor.metrics()
+
+    waits = b'weighbridge_queue_wait_seconds_count{model="m",version="1"} 1.0'
     play(scene)
 
 
@@ -540,7 +826,8 @@ def test_whatever_fails_or_dies_all_workers_serve_what_was_decided_last(
                 await on.settled(2)
 
                 assert [actor.live for actor in on.living] == [{"m": decided}, {"m": decided}]
-                assert on.rollouts.lineup.live == {"m": decided}
+                assert {name: placed.version for name, placed in on.rollouts.lineup.live.items()} == {"m": decided}
+                assert [hosted.version for hosted in on.openings.hosted] == [decided]
                 rollout = on.shelf.found["m"].rollout
                 assert rollout is not None
                 assert rollout.live == decided

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from tests.starving import open_files
 from tests.unit.log import Log
-from tests.unit.server.shelf import FakeProver, FakeShelf
+from tests.unit.server.shelf import FakeOpenings, FakeShelf
 from tests.waiting import DEADLINE, until
 from weighbridge.server import supervisor as module
 from weighbridge.server.channel import MOST_DESCRIPTORS
@@ -76,7 +76,7 @@ class Supervising:
         """A supervisor whose workers run a program."""
         patient = Settings(**{"hang_timeout": DEADLINE, **settings})
         command = [sys.executable, "-c", program]
-        rollouts = Rollouts(FakeShelf(), FakeProver().made(), patient, self.logger)
+        rollouts = Rollouts(FakeShelf(), FakeOpenings(), patient, self.logger)
         return Supervisor(command, patient, self.listener, self.logger, rollouts, reread, inherited=False)
 
     def run(self, program: str, *signals: int, **settings: Any) -> None:
@@ -332,7 +332,7 @@ def test_memory_that_cannot_be_had_leaves_no_descriptor(monkeypatch: pytest.Monk
 
 def test_a_worker_takes_as_many_as_its_channel_holds_while_it_reads_nothing() -> None:
     async def main() -> None:
-        worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), Lineup(), most_connections=1)
+        worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), Lineup(), slot=0, most_connections=1)
         with socket.socket() as connection:
             batch = [connection.fileno()] * 2 * MOST_DESCRIPTORS
             while (taken := worker.take(batch)) == len(batch):

@@ -3,17 +3,18 @@
 import asyncio
 import os
 import socket
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import FastAPI
 
-from tests.starving import room_for
+from tests.starving import open_files, room_for
+from tests.unit.server.opened import Asked, FakeModels, application
 from tests.waiting import DEADLINE
-from weighbridge.adapters.artefact import Artefact
-from weighbridge.application.catalogue import Catalogue, ModelEntry
+from weighbridge.adapters.lending import lent
+from weighbridge.adapters.runners.terms import Placed, Terms
+from weighbridge.application.catalogue import ModelEntry
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.gate import Gate
@@ -43,29 +44,7 @@ def test_a_worker_whose_supervisor_is_gone_ends(ends: tuple[Channel, Channel]) -
     asyncio.run(main())
 
 
-class FakeModels:
-    """Models of an application, of which version 2 of m cannot be opened and version 3 takes until it is told."""
-
-    def __init__(self) -> None:
-        self.installed: list[str] = []
-        self.told: list[Catalogue] = []
-        self.read: list[tuple[bytes, str] | None] = []
-        self.opening, self.go_on = threading.Event(), threading.Event()
-
-    def open(self, name: str, version: str, read: Artefact | None) -> str:
-        self.read.append(None if read is None else (read.read(), read.sha256()))
-        if version == "2":
-            raise ModelRefused(f"models/{name}/{version}: it is broken")
-        if version == "3":
-            self.opening.set()
-            assert self.go_on.wait(DEADLINE)
-        return f"{name} {version}"
-
-    def install(self, opened: str) -> None:
-        self.installed.append(opened)
-
-    def tell(self, catalogue: Catalogue) -> None:
-        self.told.append(catalogue)
+PLACED = Placed("1", 1, Terms(3, 2, 256, shares=True, call_seconds=0.001, row_seconds=0.0001), "manifest")
 
 
 class Directed:
@@ -81,6 +60,10 @@ class Directed:
         self.supervisor.send(word, text, descriptors)
         self.worker.heed()
 
+    def prepare(self, number: int, placed: Placed) -> None:
+        with lent(placed) as memory:
+            self.say(Word.PREPARE, f"{number} m", [memory])
+
     async def answer(self) -> tuple[Word, str]:
         """The next word of the worker."""
         while True:
@@ -93,14 +76,9 @@ class Directed:
 @asynccontextmanager
 async def directed(ends: tuple[Channel, Channel], lineup: Lineup) -> AsyncIterator[Directed]:
     models = FakeModels()
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, FakeModels]]:
-        yield {"models": models}
-
     supervisors, ours = ends
     scoreboard = Scoreboard.create()
-    worker = Worker(lambda *_: FastAPI(lifespan=lifespan), ours, Settings(), scoreboard, lineup)
+    worker = Worker(lambda *_: application(models), ours, Settings(), scoreboard, lineup)
     worker.plane.config.load()
     worker.plane.lifespan = worker.plane.config.lifespan_class(worker.plane.config)
     await worker.plane.startup(sockets=[])
@@ -113,9 +91,9 @@ async def directed(ends: tuple[Channel, Channel], lineup: Lineup) -> AsyncIterat
 def test_a_worker_opens_a_version_when_it_is_told_to_and_serves_it_when_all_have(ends: tuple[Channel, Channel]) -> None:
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
-            on.say(Word.PREPARE, "7 m 1 0")
+            on.prepare(7, PLACED)
             assert await on.answer() == (Word.DONE, "7")
-            assert on.models.installed == []
+            assert (on.models.placed, on.models.installed) == ([PLACED], [])
             on.say(Word.COMMIT, "8 ")
             assert on.models.installed == ["m 1"]
             assert await on.answer() == (Word.DONE, "8 ")
@@ -123,27 +101,16 @@ def test_a_worker_opens_a_version_when_it_is_told_to_and_serves_it_when_all_have
     asyncio.run(main())
 
 
-def test_a_worker_opens_what_was_read_already(ends: tuple[Channel, Channel]) -> None:
-    artefact = Artefact.of(b"good")
-
+def test_a_worker_without_room_to_be_told_where_a_version_is_called_cannot_open_it(
+    ends: tuple[Channel, Channel],
+) -> None:
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
-            on.say(Word.PREPARE, f"7 m 1 {artefact.sha256()}", [artefact.descriptor])
-            assert await on.answer() == (Word.DONE, "7")
-            assert on.models.read == [(b"good", artefact.sha256())]
-
-    asyncio.run(main())
-
-
-def test_a_worker_reads_for_itself_what_it_has_no_room_to_be_given(ends: tuple[Channel, Channel]) -> None:
-    artefact = Artefact.of(b"good")
-
-    async def main() -> None:
-        async with directed(ends, Lineup()) as on:
-            with room_for(0):
-                on.say(Word.PREPARE, "7 m 1 0", [artefact.descriptor])
-            assert await on.answer() == (Word.DONE, "7")
-            assert on.models.read == [None]
+            with lent(PLACED) as memory, room_for(0):
+                on.say(Word.PREPARE, "7 m", [memory])
+            reason = "models/m: expected room for one more descriptor in every worker, got none"
+            assert await on.answer() == (Word.FAILED, f"7 {reason}")
+            assert on.models.placed == []
 
     asyncio.run(main())
 
@@ -151,7 +118,7 @@ def test_a_worker_reads_for_itself_what_it_has_no_room_to_be_given(ends: tuple[C
 def test_a_worker_says_why_it_cannot_open_a_version(ends: tuple[Channel, Channel]) -> None:
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
-            on.say(Word.PREPARE, "7 m 2 0")
+            on.prepare(7, Placed("2"))
             assert await on.answer() == (Word.FAILED, "7 models/m/2: it is broken")
 
     asyncio.run(main())
@@ -161,14 +128,60 @@ def test_a_worker_forgets_what_it_is_opening_or_has_opened_when_it_is_told_to(en
     async def main() -> None:
         async with directed(ends, Lineup()) as on:
             on.say(Word.ABORT)
-            on.say(Word.PREPARE, "7 m 3 0")
+            on.prepare(7, Placed("3"))
             await asyncio.to_thread(on.models.opening.wait, DEADLINE)
             on.say(Word.ABORT)
-            on.say(Word.PREPARE, "8 m 1 0")
+            on.prepare(8, PLACED)
             assert await on.answer() == (Word.DONE, "8")
             on.models.go_on.set()
-            on.say(Word.COMMIT, "9 ")
-            assert on.models.installed == ["m 1"]
+            on.say(Word.ABORT)
+            assert on.models.dropped == ["m 1"]
+
+    asyncio.run(main())
+
+
+def test_a_worker_asks_the_runners_that_it_is_told_of(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        with near, far, lent(PLACED.terms) as board:
+            far.send(b"runner 1")
+            async with directed(ends, Lineup()) as on:
+                on.say(Word.RUNNER, "3 1 0", [near.fileno(), board])
+                counts = os.pread(board, 100, 0)
+                assert on.models.connected == [Asked(3, 1, 0, b"runner 1", counts)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_worker_without_room_for_a_runner_goes_on_without_it(ends: tuple[Channel, Channel], room: int) -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        with near, far, lent(PLACED.terms) as board:
+            async with directed(ends, Lineup()) as on:
+                before = open_files()
+                with room_for(room):
+                    on.say(Word.RUNNER, "3 1 0", [near.fileno(), board])
+                assert on.models.connected == []
+                assert open_files() == before
+
+    asyncio.run(main())
+
+
+def test_a_worker_knows_when_a_version_is_out_of_service(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            on.say(Word.OUT, "3 its process was killed")
+            assert on.models.out == [(3, "its process was killed")]
+
+    asyncio.run(main())
+
+
+def test_a_worker_tells_of_a_runner_that_sent_what_it_may_not(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Lineup()) as on:
+            on.models.broken(3, 1, "expected a frame, got a pickle")
+            assert await on.answer() == (Word.BROKEN, "3 1 expected a frame, got a pickle")
 
     asyncio.run(main())
 
@@ -178,8 +191,8 @@ def test_a_worker_knows_the_catalogue_from_the_start_and_whenever_it_changes(end
     second = {"m": ModelEntry("m", "2", "1", (), "it is so")}
 
     async def main() -> None:
-        async with directed(ends, Lineup({"m": "1"}, first)) as on:
-            with Lineup({"m": "2"}, second).lent() as lineup:
+        async with directed(ends, Lineup({"m": PLACED}, first)) as on:
+            with lent(Lineup({"m": Placed("2")}, second)) as lineup:
                 on.say(Word.CATALOGUE, "", [lineup])
             on.say(Word.CATALOGUE)  # whose descriptor found no room
             assert on.models.told == [first, second]

@@ -98,7 +98,7 @@ class Envelope:
 
     async def _answer(self, scope: Scope, receive: Receive, sending: _Sending, end: float) -> None:
         """Have the application answer until `end`. Raises _TooLate, TimeoutError, and whatever the application does."""
-        sending.deadline = end
+        sending.deadline = scope["state"]["deadline"] = end
         if sending.is_late:
             raise _TooLate
         async with asyncio.timeout(end - perf_counter()) as sending.timeout:

@@ -9,14 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, retry_after
+from weighbridge.application.admission import Overloaded
 from weighbridge.application.readiness import NotReady
 from weighbridge.domain.errors import (
     FeatureCountMismatch,
     FeaturesNotFinite,
     FeatureTooLarge,
     InferenceFailed,
+    ModelCrashed,
     ModelNotFound,
+    ModelUnavailable,
     PredictionNotFinite,
     TooManyRows,
     VersionNotFound,
@@ -37,6 +40,8 @@ OfARow = FeatureCountMismatch | FeaturesNotFinite | FeatureTooLarge | Prediction
 def as_response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
     """The reply as ASGI servers take it."""
     status, media_type, body = reply
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": retry_after(), **(headers or {})}
     return Response(body, status, headers, media_type.decode())
 
 
@@ -70,6 +75,9 @@ PROBLEM_OF: dict[type[WeighbridgeError], Problem] = {
     VersionNotFound: Problem.VERSION_NOT_FOUND,
     VersionNotLive: Problem.VERSION_NOT_LIVE,
     InferenceFailed: Problem.INFERENCE_FAILED,
+    ModelCrashed: Problem.MODEL_CRASHED,
+    ModelUnavailable: Problem.MODEL_UNAVAILABLE,
+    Overloaded: Problem.OVERLOADED,
     NotReady: Problem.NOT_READY,
 }
 

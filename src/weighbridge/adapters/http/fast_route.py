@@ -6,9 +6,11 @@ that is a plain `def` with at most one pydantic body, and otherwise only applica
 Any other takes FastAPI's ordinary way, and `obstacle` says why.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, signature
 from itertools import cycle
 from time import perf_counter
@@ -21,29 +23,39 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect
 
+from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.errors import (
     STATED,
     Location,
     OfARow,
+    Stated,
     among_instances,
     as_response,
     reply_to,
     reply_to_invalid,
 )
-from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply
-from weighbridge.adapters.metrics import NO_MODEL, Durations, Model
+from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error, overloaded
+from weighbridge.adapters.metrics import NO_MODEL, Durations, Model, RouteMetrics
 from weighbridge.adapters.telemetry import RequestTelemetry
+from weighbridge.application.admission import SHORT, Overloaded, ServiceTime
+from weighbridge.application.queue import Queue
 from weighbridge.application.readiness import NotReady
-from weighbridge.domain.errors import InferenceFailed
+from weighbridge.application.registry import Later
+from weighbridge.domain.errors import InferenceFailed, ModelCrashed
 
 Headers = Mapping[bytes, bytes]
 """Names in lower case; the values of repeated ones joined by a comma."""
 
-Call = Callable[[Headers, bytes | bytearray, str], Reply]
-"""From the headers, the body and the request id to the reply."""
+Call = Callable[[Headers, bytes | bytearray, str, float], "Reply | asyncio.Task[Reply]"]
+"""From the headers, the body, the request id and the deadline, in seconds of perf_counter, to the reply.
 
+It is a task where the reply comes later; whoever wants it no more cancels that.
+"""
+
+_GRACE_SECONDS = 0.001  # event loops may round a time down by this; what is late must be so for everyone
 _ONE_IN = 16  # of the requests that have a body are timed by stage: timing all would take some 8% of the fast lane
 
 _MANY_KEYS = 10_000
@@ -56,8 +68,9 @@ class Steps:
     """What is done with a body.
 
     `read` makes a value of headers and body, or raises ValidationError or RefusedRequest; `score` makes an answer of
-    it, or raises an error of STATED; `write` gives the answer's media type and bytes. `accepted` are the keys that a
-    body may have, and `locate` says where in it a row is.
+    it, now or later, or raises an error of STATED; `write` gives the answer's media type and bytes. `accepted` are the
+    keys that a body may have, and `locate` says where in it a row is. `admit` is asked first, with the seconds that are
+    left, and raises an error of STATED where they are too few.
     """
 
     read: Callable[[Headers, bytes | bytearray], Any]
@@ -65,30 +78,87 @@ class Steps:
     write: Callable[[Any, Headers], tuple[bytes, bytes]]
     accepted: Iterable[str]
     locate: Callable[[OfARow, Any], Location] = among_instances
+    admit: Callable[[float], None] | None = None
 
     def compiled(self, path: str, model: Model, telemetry: RequestTelemetry, *others: Any, status: int = 200) -> Call:
         """The steps as one function, timed as stages of the route with this path; `score` is given `others`, too."""
-        accepted, locate = self.accepted, self.locate
-        durations = telemetry.metrics.stages(path, model)
-        next_stages = _timed_now_and_then((self.read, self.score, self.write), durations)
+        accepted, admit = self.accepted, self.admit
+        next_stages = _timed_now_and_then((self.read, self.score, self.write), telemetry.metrics.stages(path, model))
 
-        def answer(headers: Headers, body: bytes | bytearray, request_id: str) -> Reply:
+        def answer(
+            headers: Headers, body: bytes | bytearray, request_id: str, deadline: float
+        ) -> Reply | asyncio.Task[Reply]:
             read, score, write = next_stages()
             try:
+                if admit is not None:
+                    admit(deadline - perf_counter())
                 value = read(headers, body)
             except ValidationError as exc:
                 return reply_to_invalid(exc, request_id, accepted)
-            except RefusedRequest as exc:
+            except Overloaded:
+                telemetry.shed("queue")
+                return overloaded(request_id)
+            except STATED as exc:
                 return reply_to(exc, request_id)
             try:
-                return status, *write(score(value, *others), headers)
-            except InferenceFailed as exc:
-                telemetry.failed(exc, request_id=request_id)
-                return reply_to(exc, request_id)
+                scored = score(value, *others)
+                if isinstance(scored, Later):
+                    written = scored.then(lambda found: (status, *write(found, headers)))
+                    return self._later(written, value, telemetry, request_id, deadline)
+                return status, *write(scored, headers)
             except STATED as exc:
-                return reply_to(exc, request_id, locate(exc, value) if isinstance(exc, OfARow) else ())
+                return self._refused(exc, value, telemetry, request_id)
 
         return answer
+
+    def _later(
+        self, reply: Later[Reply], value: Any, telemetry: RequestTelemetry, request_id: str, deadline: float
+    ) -> asyncio.Task[Reply]:
+        """Gives a reply once it is there, or that it is too late; to cancel the task takes the rows back."""
+
+        async def replied() -> Reply:
+            try:
+                async with asyncio.timeout(deadline - perf_counter() + _GRACE_SECONDS):
+                    with suppress(Exception):  # which `finish` raises
+                        await reply.outputs
+                return reply.finish()
+            except TimeoutError:
+                return too_late(request_id)
+            except STATED as exc:
+                return self._refused(exc, value, telemetry, request_id)
+            except Exception as exc:
+                telemetry.failed(exc, request_id=request_id)
+                return internal_error(request_id)
+
+        task = asyncio.create_task(replied())
+        task.add_done_callback(lambda _: reply.outputs.cancel())
+        return task
+
+    def _refused(self, exc: Stated, value: Any, telemetry: RequestTelemetry, request_id: str) -> Reply:
+        if isinstance(exc, InferenceFailed | ModelCrashed):
+            telemetry.failed(exc, request_id=request_id)
+        return reply_to(exc, request_id, self.locate(exc, value) if isinstance(exc, OfARow) else ())
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRoute:
+    """A compiled route: its call, where its requests are counted, the model that it asks, and how long they take.
+
+    `waits` is where their time in the queue is counted; None where they never wait, for no model is asked. `is_remote`
+    where a model is asked in another process: its replies come later.
+    """
+
+    call: Call
+    metrics: RouteMetrics
+    model: Model = NO_MODEL
+    waits: Durations | None = None
+    is_remote: bool = False
+    service_time: ServiceTime = field(default_factory=ServiceTime)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its requests are taken up as they come; so is what asks no model here, probes above all."""
+        return self.service_time.mean < SHORT or self.waits is None or self.is_remote
 
 
 class FastRoute(APIRoute):
@@ -137,7 +207,7 @@ class FastRoute(APIRoute):
 
         if not self.dependant.body_params:
 
-            def answer(headers: Headers, _body: bytes | bytearray, request_id: str) -> Reply:
+            def answer(headers: Headers, _body: bytes | bytearray, request_id: str, _deadline: float) -> Reply:
                 try:
                     return status, *write(endpoint(*others), headers)
                 except STATED as exc:
@@ -168,25 +238,78 @@ class FastRoute(APIRoute):
         endpoint, takes_body = self.endpoint, bool(self.dependant.body_params)
 
         async def handle(request: Request) -> Response:
-            call: Call | None = request.app.state.calls.get(endpoint)
-            if call is None:
+            route: CompiledRoute | None = request.app.state.calls.get(endpoint)
+            if route is None:
                 raise NotReady("starting")
-            request.state.model = self.model
-            return await answer(call, request, takes_body=takes_body)
+            return await answer(route, request, takes_body=takes_body)
 
         return handle
 
 
-async def answer(call: Call, request: Request, *, takes_body: bool = True) -> Response:
+async def answer(route: CompiledRoute, request: Request, *, takes_body: bool = True) -> Response:
     """The reply of a compiled route, as ASGI servers take it. Raises RefusedRequest."""
+    request.state.model = route.model
+    headers, request_id = joined(request.scope["headers"]), request.state.request_id
     body = await _read(request) if takes_body else b""
-    return as_response(call(joined(request.scope["headers"]), body, request.state.request_id))
+    deadline: float = request.state.deadline
+    waits = route.waits
+    if waits is None or route.is_quick:
+        return as_response(await _called(route, request, headers, body, request_id, deadline))
+    queue: Queue = request.app.state.container.queue()
+    came = perf_counter()
+    try:
+        async with queue.turn(route.service_time, deadline - came):
+            waits.observe(perf_counter() - came)
+            reply = await _called(route, request, headers, body, request_id, deadline)
+    except Overloaded:
+        request.app.state.container.telemetry().shed("queue")
+        reply = overloaded(request_id)
+    return as_response(reply)
 
 
-def compile_routes(app: FastAPI) -> list[tuple[FastRoute, Call]]:
+async def _called(route: CompiledRoute, request: Request, *asked: Any) -> Reply:
+    """The reply, once it is there; how long it took is taken into account, unless it took that elsewhere.
+
+    Raises ClientDisconnect where the client goes before: nobody wants the reply then.
+    """
+    began = perf_counter()
+    called = route.call(*asked)
+    reply = called if isinstance(called, tuple) else await _arrived(called, request)
+    if not route.is_remote:
+        route.service_time.observe(perf_counter() - began)
+    return reply
+
+
+async def _arrived(reply: asyncio.Task[Reply], request: Request) -> Reply:
+    """A reply that comes later. Raises ClientDisconnect."""
+    gone = asyncio.ensure_future(request.receive())  # its body has come: this is all that can come next
+    try:
+        await asyncio.wait({reply, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not reply.done():
+            raise ClientDisconnect
+        return reply.result()
+    finally:
+        gone.cancel()
+        reply.cancel()
+
+
+def compile_routes(app: FastAPI) -> list[tuple[FastRoute, CompiledRoute]]:
     """Every route of `app` that can be compiled, with its compiled form."""
+    metrics = ApplicationScoped("telemetry").of(app).metrics
     routes = (context.original_route for context in iter_route_contexts(app.routes))
-    return [(route, route.compile(app)) for route in routes if isinstance(route, FastRoute) and not route.obstacle]
+    return [
+        (
+            route,
+            CompiledRoute(
+                route.compile(app),
+                metrics.route(route.path, route.model),
+                route.model,
+                None if route.model is NO_MODEL else metrics.queue_wait(route.model),
+            ),
+        )
+        for route in routes
+        if isinstance(route, FastRoute) and not route.obstacle
+    ]
 
 
 def check_is_json(headers: Headers, alternative: str = "") -> None:
@@ -249,10 +372,19 @@ def _timed_now_and_then(
 def _timed(stage: Callable[..., Any], durations: Durations) -> Callable[..., Any]:
     def run(*values: Any) -> Any:
         started = perf_counter()
-        try:
-            return stage(*values)
-        finally:
+
+        def ended(*_: object) -> None:
             durations.observe(perf_counter() - started)
+
+        given = None
+        try:
+            given = stage(*values)
+            return given
+        finally:
+            if isinstance(given, Later):
+                given.outputs.add_done_callback(ended)
+            else:
+                ended()
 
     return run
 

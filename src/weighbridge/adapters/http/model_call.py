@@ -14,7 +14,7 @@ from weighbridge.adapters.http.fast_route import Headers, Steps, check_is_json
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.http.rows import count_marks, count_rows, without_texts
 from weighbridge.adapters.http.signature_types import STRICT, SignatureTypes
-from weighbridge.application.registry import Served
+from weighbridge.application.registry import Later, Served
 from weighbridge.domain.batch import Outputs
 from weighbridge.domain.errors import FeatureCountMismatch, FeatureTooLarge, TooManyRows
 from weighbridge.domain.signature import Signature
@@ -33,11 +33,12 @@ class Asked(NamedTuple):
     alone: bool
 
 
-def steps(served: Served, types: SignatureTypes) -> Steps:
-    """What is done with the body of a request for predictions."""
+def steps(served: Served, types: SignatureTypes, admit: Callable[[float], None] | None = None) -> Steps:
+    """What is done with the body of a request for predictions; `admit` is asked before it is read."""
     signature = served.signature
     accepted = [column.name for column in signature.inputs]
-    return Steps(_reader(signature, types, served.max_rows), _scorer(served), _writer(served), accepted, _place)
+    read = _reader(signature, types, served.max_rows)
+    return Steps(read, _scorer(served), _writer(served), accepted, _place, admit)
 
 
 def _reader(
@@ -188,8 +189,12 @@ def _values(signature: Signature) -> Callable[[Mapping[str, Any]], Any]:
     return lambda row: (row[first],)
 
 
-def _scorer(served: Served) -> Callable[[Asked], tuple[Outputs, bool]]:
-    return lambda asked: (served(asked.rows), asked.alone)
+def _scorer(served: Served) -> Callable[[Asked], tuple[Outputs, bool] | Later[tuple[Outputs, bool]]]:
+    def score(asked: Asked) -> tuple[Outputs, bool] | Later[tuple[Outputs, bool]]:
+        outputs, alone = served(asked.rows), asked.alone
+        return outputs.then(lambda found: (found, alone)) if isinstance(outputs, Later) else (outputs, alone)
+
+    return score
 
 
 def _writer(served: Served) -> Callable[[tuple[Outputs, bool], Headers], tuple[bytes, bytes]]:

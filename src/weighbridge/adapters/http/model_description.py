@@ -25,6 +25,8 @@ _REFUSALS = (
     Problem.FEATURE_TOO_LARGE,
     Problem.PREDICTION_NOT_FINITE,
     Problem.INFERENCE_FAILED,
+    Problem.MODEL_CRASHED,
+    Problem.MODEL_UNAVAILABLE,
     Problem.OVERLOADED,
     Problem.DEADLINE_EXCEEDED,
 )

@@ -12,7 +12,7 @@ from weighbridge.adapters.http.models import ModelHost, Opened
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.manifest import ColumnSpec
-from weighbridge.application.catalogue import ModelEntry, VersionState
+from weighbridge.application.catalogue import Calls, ModelEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound
 
 router = APIRouter(route_class=FastRoute, tags=["models"])
@@ -52,9 +52,13 @@ class Version(BaseModel):
 
 
 class ModelPage(ModelSummary):
-    """A model: its versions, of which `previous` was live before, and what the one that is live takes and gives."""
+    """A model: its versions, of which `previous` was live before, and what the one that is live takes and gives.
+
+    `calls` says where the live version is called, and what a call took when it was opened; null for the embedded model.
+    """
 
     previous: str | None
+    calls: Calls | None
     inputs: list[ColumnSpec] | None
     outputs: list[ColumnSpec] | None
     versions: list[Version]
@@ -81,6 +85,7 @@ async def one_model(name: str, models: ModelsDep) -> ModelPage:
         live=entry.live,
         reason=entry.reason,
         previous=entry.previous,
+        calls=entry.calls,
         inputs=None if signature is None else [ColumnSpec.of(column) for column in signature.inputs],
         outputs=None if signature is None else [ColumnSpec.of(column) for column in signature.outputs],
         versions=[Version(version=v.version, state=v.state, reason=v.reason) for v in entry.versions],
@@ -104,5 +109,4 @@ async def predict_version(name: str, version: str, request: Request, models: Mod
 
 async def _predict(opened: Opened, template: str, request: Request) -> Response:
     """By the version that is live when the request begins, whatever is by the time that its body is here."""
-    request.state.model = opened.label
-    return await answer(opened.calls[template], request)
+    return await answer(opened.routes[template], request)

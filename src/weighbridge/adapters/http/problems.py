@@ -5,6 +5,7 @@ docs/errors.md gives the cause and the cure of each code. No framework is needed
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, unique
+from itertools import cycle
 from typing import Any
 
 import orjson
@@ -45,6 +46,8 @@ class Problem(Enum):
     HEADERS_TOO_LARGE = 431, "The headers are too large"
     INTERNAL_ERROR = 500, "The service failed"
     INFERENCE_FAILED = 500, "The model failed"
+    MODEL_CRASHED = 500, "The model's process ended"
+    MODEL_UNAVAILABLE = 503, "The model is out of service"
     NOT_READY = 503, "The service is not ready"
     OVERLOADED = 503, "The service has more requests than it can hold"
     DEADLINE_EXCEEDED = 504, "The time for the request has passed"
@@ -70,6 +73,14 @@ class Problem(Enum):
         return self.status, b"application/problem+json", orjson.dumps(problem)
 
 
+_SECONDS = cycle(("2", "1", "3"))
+
+
+def retry_after() -> str:
+    """The seconds after which a client is to come back, and not all clients at the same time."""
+    return next(_SECONDS)
+
+
 class Canned:
     """A problem whose replies are the same but for the request id, which is put into bytes that are ready."""
 
@@ -80,6 +91,14 @@ class Canned:
     def reply(self, request_id: str) -> Reply:
         """The reply to a request."""
         return self.status, self._media_type, b"%b%b%b" % (self._before, request_id.encode(), self._after)
+
+
+_OVERLOADED = Canned(Problem.OVERLOADED, "The server is overloaded; retry later")
+
+
+def overloaded(request_id: str) -> Reply:
+    """The reply to a request that would wait too long; ready but for its id, since it is needed most under load."""
+    return _OVERLOADED.reply(request_id)
 
 
 def internal_error(request_id: str) -> Reply:

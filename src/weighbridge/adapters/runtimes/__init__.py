@@ -13,10 +13,11 @@ from weighbridge.domain.signature import Column
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the operator allows beyond data-only formats."""
+    """What the operator allows: types and code beyond data-only formats, and with how many threads to compute."""
 
     types: tuple[str, ...] = ()
     python: bool = False
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""LightGBM's models, as its own text. One thread each: workers are processes, and share the cores."""
+"""LightGBM's models, as its own text."""
 
 import ctypes
 import logging
@@ -71,7 +71,6 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
 
     A text that is wrong in the middle of a tree may still end the process: LightGBM trusts what it reads.
     """
-    del trust  # trees need none
     text = artefact.read().decode(errors="replace")
     if not text.startswith("tree\n") or "\nend of parameters\n" not in text:
         raise ModelRefused("expected the text of a LightGBM model, up to the end of its parameters, got another")
@@ -81,7 +80,7 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     booster = lightgbm.Booster(model_str=_SIZES.sub("", text, count=1))
     return tree_model(
         manifest.signature(),
-        _Score(booster),
+        _Score(booster, trust.threads),
         features=booster.num_feature(),
         classes=None if classes is None else [int(value) for value in classes[1].split()],
     )
@@ -96,8 +95,9 @@ class _Score:
     Only for one thread at a time.
     """
 
-    def __init__(self, booster: Any) -> None:
+    def __init__(self, booster: Any, threads: int = 1) -> None:
         self._booster = booster
+        self._threads = threads
         self._scores = ctypes.c_double * booster.num_model_per_iteration()
         self._ready = ctypes.c_void_p()
         library = lightgbm.libpath._LIB
@@ -109,7 +109,7 @@ class _Score:
                 _TO_THE_LAST,
                 _FLOAT64,
                 booster.num_feature(),
-                b"num_threads=1",
+                b"num_threads=%d" % threads,
                 ctypes.byref(self._ready),
             )
         )
@@ -118,7 +118,7 @@ class _Score:
 
     def __call__(self, matrix: NDArray[np.float64]) -> NDArray[Any]:
         if len(matrix) != 1:
-            scores: NDArray[Any] = self._booster.predict(matrix, num_threads=1)
+            scores: NDArray[Any] = self._booster.predict(matrix, num_threads=self._threads)
             return scores
         row_scores, count = self._scores(), ctypes.c_int64()
         _check(self._predict_row(self._ready, matrix.tobytes(), ctypes.byref(count), row_scores))

@@ -1,6 +1,5 @@
-"""ONNX models, by ONNX Runtime: on the CPU, in one thread, from one file."""
+"""ONNX models, by ONNX Runtime: on the CPU, from one file."""
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.runtimes import Packed, Trust
 from weighbridge.adapters.runtimes.onnx_external import refuse_external_data
-from weighbridge.adapters.runtimes.onnx_tensors import taken_out
 from weighbridge.application.ports import Model
 from weighbridge.domain.batch import DTYPES, Batch, Outputs
 from weighbridge.domain.errors import FeatureTooLarge, ModelRefused
@@ -34,8 +32,6 @@ _TYPES: dict[str, DTypeLike] = {
     "tensor(string)": np.object_,
 }
 
-_NUMBERS = _TYPES.keys() - {"tensor(string)"}
-
 _FITS = {Kind.FLOAT: "f", Kind.INT: "fi", Kind.BOOL: "fib", Kind.STRING: "O"}
 """Which kinds of tensors take a column without loss."""
 
@@ -47,7 +43,7 @@ _NAMES = {
 
 
 class OnnxModel:
-    """A graph; its outputs are those of the signature, in that order. Only for one thread at a time."""
+    """A graph; its outputs are those of the signature, in that order."""
 
     def __init__(self, signature: Signature, session: Any) -> None:
         self.signature = signature
@@ -55,40 +51,20 @@ class OnnxModel:
         self._feed = _feed(signature, session.get_inputs())
         self._stated = [(np.dtype(DTYPES[column.kind]), column.width) for column in signature.outputs]
         self._alone = any(tensor.shape[0] == 1 for tensor in session.get_inputs())
-        self._may_be_bound = _are_numbers(signature, session)
-        self._bound: _BoundRow | None = None
 
     def predict(self, batch: Batch) -> Outputs:
         """Score the rows: all at once, or where the graph was exported for one row, one by one."""
-        count = len(batch.rows)
-        if count == 1:
-            return self._of_one_row(batch)
+        count = len(batch)
         if not count:
             return self._settled([[] for _ in self._stated], 0)
         feed = self._feed(batch)
-        if not self._alone:
+        if count == 1 or not self._alone:
             return self._settled(self._session.run(None, feed), count)
         rows = [
             self._settled(self._session.run(None, {name: cells[i : i + 1] for name, cells in feed.items()}), 1)
             for i in range(count)
         ]
         return tuple(map(np.concatenate, zip(*rows, strict=True)))
-
-    def _of_one_row(self, batch: Batch) -> Outputs:
-        if self._bound is not None:
-            try:
-                return self._bound(batch.rows[0])
-            except Exception:  # the ordinary way makes of it what there is to be made: infinities, or an error
-                pass
-        feed = self._feed(batch)
-        found = self._session.run(None, feed)
-        settled = self._settled(found, 1)
-        if self._may_be_bound:
-            self._may_be_bound = False
-            bound = _BoundRow(self._session, feed, found, settled)
-            if bound.finds(found):
-                self._bound = bound
-        return settled
 
     def _settled(self, found: list[Any], count: int) -> Outputs:
         outputs = []
@@ -100,68 +76,6 @@ class OnnxModel:
                 settled = settled.reshape(shape)
             outputs.append(settled)
         return tuple(outputs)
-
-
-class _BoundRow:
-    """A graph that reads one row, and writes its outputs, where they always are: that takes half of the time of `run`.
-
-    It is made of what was fed and `found` for another row, and of that `settled` as the outputs are wanted.
-    """
-
-    def __init__(self, session: Any, feed: Mapping[str, NDArray[Any]], found: list[Any], settled: Outputs) -> None:
-        binding = session.io_binding()
-        [(name, cells)] = feed.items()
-        kept = np.array(cells)
-        self._cells = kept.data
-        self._pack = struct.Struct(f"{kept.size}{kept.dtype.char}").pack_into
-        binding.bind_input(name, *_place(kept))
-        self._kept = [_inverted(values) for values in found]
-        for output, values in zip(session.get_outputs(), self._kept, strict=True):
-            binding.bind_output(output.name, *_place(values))
-        self._outputs = [
-            (values.reshape(wanted.shape), wanted.dtype) for values, wanted in zip(self._kept, settled, strict=True)
-        ]
-        self._binding = binding._iobinding
-        self._run = session._sess.run_with_iobinding  # what `run_with_iobinding` calls, after checks for graphics cards
-        self._options = onnxruntime.RunOptions()  # else made for each call
-
-    def finds(self, found: list[Any]) -> bool:
-        """Whether it gives for the row that it was made of what was `found`.
-
-        Where an output is an input, ONNX Runtime writes nothing; where it is random, nothing is found twice.
-        """
-        self._run(self._binding, self._options)
-        return all(ours.tobytes() == theirs.tobytes() for ours, theirs in zip(self._kept, found, strict=True))
-
-    def __call__(self, row: Sequence[Any]) -> Outputs:
-        """Score a row of numbers. Raises what ONNX Runtime does, or `struct` for one that the tensor cannot hold."""
-        self._pack(self._cells, 0, *row)
-        self._run(self._binding, self._options)
-        return tuple([values.astype(dtype) for values, dtype in self._outputs])
-
-
-def _inverted(values: NDArray[Any]) -> NDArray[Any]:
-    """An array of this kind in which no byte is the same."""
-    array = np.array(values)
-    octets = array.view(np.uint8)
-    np.invert(octets, out=octets)
-    return array
-
-
-def _place(values: NDArray[Any]) -> tuple[Any, ...]:
-    """Where an array is, as ONNX Runtime is told."""
-    return "cpu", 0, values.dtype.type, values.shape, values.ctypes.data
-
-
-def _are_numbers(signature: Signature, session: Any) -> bool:
-    """Whether a row is no more than the numbers of one tensor, and what comes out are numbers, too."""
-    plain = not any(column.width or column.nullable or column.categories for column in signature.inputs)
-    tensors = [*session.get_inputs(), *session.get_outputs()]
-    return (
-        len(session.get_inputs()) == 1
-        and (signature.vector is not None or plain)
-        and all(tensor.type in _NUMBERS for tensor in tensors)
-    )
 
 
 def takes(model: object) -> bool:
@@ -195,25 +109,22 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
 
 def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The model in an ONNX file. Raises ModelRefused, or what ONNX Runtime does."""
-    del trust  # operators of other libraries are not loaded at all
     signature = manifest.signature()
-    session = _session(artefact)
+    session = _session(artefact, trust.threads)
     if len(session.get_outputs()) != len(signature.outputs):
         raise ModelRefused(f"expected {len(session.get_outputs())} outputs, got {len(signature.outputs)}")
     return OnnxModel(signature, session)
 
 
-def _session(artefact: Artefact) -> Any:
+def _session(artefact: Artefact, threads: int = 1) -> Any:
     refuse_external_data(artefact)
     onnxruntime.set_default_logger_severity(_SILENT)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _SILENT
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that is looked into
-    with taken_out(artefact) as (model, values):
-        options.add_external_initializers([*values], [*map(onnxruntime.OrtValue.ortvalue_from_numpy, values.values())])
-        # From bytes it would parse with the interpreter locked; from a file it does not.
-        return onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    # From bytes it would parse with the interpreter locked, half a second for 500 MB; from a file it does not.
+    return onnxruntime.InferenceSession(str(artefact.path), options, providers=["CPUExecutionProvider"])
 
 
 def _feed(signature: Signature, tensors: list[Any]) -> Feed:

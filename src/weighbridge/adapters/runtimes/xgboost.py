@@ -1,4 +1,4 @@
-"""XGBoost's models, as its own UBJ or JSON. One thread each: workers are processes, and share the cores."""
+"""XGBoost's models, as its own UBJ or JSON."""
 
 import ctypes
 import json
@@ -70,11 +70,10 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
 
     A model that is wrong between its braces may still end the process: XGBoost trusts what it reads.
     """
-    del trust  # trees need none
     content = artefact.read()
     if not content.startswith(b"{") or not content[-_BLANKS:].rstrip().endswith(b"}"):  # it would read past the end
         raise ModelRefused("expected a model of XGBoost in UBJ or JSON, from brace to brace, got another")
-    booster = xgboost.Booster({"nthread": 1})
+    booster = xgboost.Booster({"nthread": trust.threads})
     booster.load_model(bytearray(content))
     return tree_model(manifest.signature(), _score(booster), features=booster.num_features())
 

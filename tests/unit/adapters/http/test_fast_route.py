@@ -204,6 +204,14 @@ def test_a_function_without_a_body_is_compiled(log: Log) -> None:
         assert started.ask("").json() == {"cents": 1, "remark": None}
 
 
+def test_a_function_without_a_body_may_state_an_error(log: Log) -> None:
+    def refuse() -> Price:
+        raise TooManyRows(limit=1, got=2)
+
+    with shop(log, refuse) as started:
+        assert started.ask("").json()["code"] == "too_many_rows"
+
+
 def test_one_request_in_16_is_timed_by_stage(log: Log) -> None:
     with shop(log, price) as started:
         for _ in range(15):

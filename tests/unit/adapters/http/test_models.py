@@ -1,4 +1,7 @@
 import json
+import mmap
+import os
+import socket
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,11 +14,24 @@ from starlette.testclient import TestClient
 
 from tests.contract import JSON, NUMBERS_THAT_ARE_NONE
 from tests.unit.log import Log
-from tests.unit.models import AGE, CHURN, MONTH, SCORE, FakeLoader, FakeModel, constant, outputs
+from tests.unit.models import (
+    AGE,
+    CHURN,
+    MONTH,
+    SCORE,
+    FakeClient,
+    FakeClients,
+    FakeLoader,
+    FakeModel,
+    constant,
+    in_runners,
+    outputs,
+)
 from weighbridge.adapters.http.models import ModelHost
 from weighbridge.adapters.metrics import REQUEST
+from weighbridge.adapters.runners.terms import Board, Placed
 from weighbridge.adapters.series import read
-from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
+from weighbridge.application.catalogue import Calls, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
@@ -35,6 +51,7 @@ SHAPES = Signature(
     (Column(name="income", kind=Kind.FLOAT, nullable=True), Column(name="pixels", kind=Kind.INT, width=3)),
     (Column(name="hidden", kind=Kind.FLOAT, width=2),),
 )
+SLICE_ROWS = 1000
 ABOUT = {"status": "success", "model": "churn", "version": "1"}
 
 
@@ -59,7 +76,9 @@ class Service:
 
     def activate(self, name: str, version: str) -> None:
         """Make a version live."""
-        self.host.install(self.host.open(name, version))
+        portal = self.client.portal
+        assert portal is not None
+        portal.call(self.host.install, self.host.open(name, Placed(version, SLICE_ROWS)))
 
 
 @contextmanager
@@ -68,7 +87,7 @@ def serving(log: Log, *models: FakeModel, **settings: Any) -> Iterator[Service]:
     container = log.container(**settings)
     loader = FakeLoader({("churn", str(number)): model for number, model in enumerate(models, 1)})
     container.loader.override(providers.Object(loader))
-    container.live.override(providers.Object({"churn": "1"}))
+    container.live.override(providers.Object({"churn": Placed("1", SLICE_ROWS)}))
     app = create_app(container)
     with TestClient(app) as client:
         yield Service(app, client, container.models())
@@ -537,6 +556,7 @@ def test_a_model_has_a_page_with_its_signature_and_its_versions(own_churn: Servi
         "live": "1",
         "previous": "0.9",
         "reason": None,
+        "calls": None,
         "inputs": [
             {**defaults, "name": "age", "type": "int", "minimum": 18.0, "maximum": 90.0},
             {**defaults, "name": "signup_month", "type": "string", "categories": ["June", "July"]},
@@ -544,6 +564,85 @@ def test_a_model_has_a_page_with_its_signature_and_its_versions(own_churn: Servi
         "outputs": [{**defaults, "name": "prediction", "type": "float"}],
         "versions": [{"version": "1", "state": "live", "reason": None}],
     }
+
+
+def test_how_the_live_version_is_called_is_on_the_page(own_churn: Service) -> None:
+    calls = Calls("runners", instances=2, requests_share_calls=True, call_seconds=0.05, row_seconds=0.001)
+    own_churn.host.tell({"churn": ModelEntry("churn", "1", None, (VersionEntry("1", VersionState.LIVE),), calls=calls)})
+
+    assert own_churn.client.get("/models/churn").json()["calls"] == {
+        "placement": "runners",
+        "instances": 2,
+        "requests_share_calls": True,
+        "call_seconds": 0.05,
+        "row_seconds": 0.001,
+    }
+
+
+# Runners
+
+
+@pytest.fixture
+def host(log: Log) -> Iterator[tuple[ModelHost, FakeClients]]:
+    """The models of a process without an application, and the clients of runners, of which it has one."""
+    clients = FakeClients({1: FakeClient(CHURN)})
+    container = log.container()
+    container.clients.override(providers.Object(clients))
+    container.init_resources()
+    yield container.models(), clients
+    container.shutdown_resources()
+
+
+def test_a_version_in_runners_is_opened_by_what_its_manifest_states_without_being_loaded(
+    host: tuple[ModelHost, FakeClients],
+) -> None:
+    opened = host[0].open("churn", in_runners("1", 1))
+
+    assert opened.served.signature == CHURN
+    assert opened.client is not None
+    assert all(route.is_remote for route in opened.routes.values())
+    assert list(opened.described.paths) == [PREDICT, "/models/churn/versions/1/predict"]
+
+
+def test_a_runner_is_asked_by_the_client_of_its_opening_which_counts_on_the_board_of_all(
+    host: tuple[ModelHost, FakeClients],
+) -> None:
+    models, clients = host
+    near, far = socket.socketpair()
+    board = os.memfd_create("test")
+    os.truncate(board, Board.size(2))
+    with far, mmap.mmap(board, 0) as memory:
+        Board(memory, 0).add(3, 30)
+        models.connect(1, near, 7, board, 1)
+        [(number, instance, counts)] = clients.connected
+        counts.add(1, 10)
+
+        assert (number, instance) == (1, 7)
+        assert counts.total() == Board(memory).total() == (4, 40)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(board)
+
+
+def test_a_version_that_is_out_of_service_is_so_by_the_number_of_its_opening(
+    host: tuple[ModelHost, FakeClients],
+) -> None:
+    models, clients = host
+    models.put_out(1, "the reason")
+
+    assert clients.out == {1: "the reason"}
+
+
+def test_whoever_supervises_runners_is_told_of_those_that_must_go(host: tuple[ModelHost, FakeClients]) -> None:
+    told: list[tuple[int, int, str]] = []
+    models, clients = host
+    models.supervise(lambda *runner: told.append(runner))
+    assert clients.supervision is not None
+    clients.supervision(1, 7, "the reason")
+
+    assert told == [(1, 7, "the reason")]
+
+
+# Counting
 
 
 def counted(log: Log) -> set[tuple[str, ...]]:

@@ -234,6 +234,13 @@ def test_bytes_that_are_no_rows_of_the_model_are_refused(
     assert (reply.status_code, reply.json()["code"]) == (status, code)
 
 
+def test_a_batch_with_an_unknown_key_is_refused_though_its_rows_fit(client: TestClient) -> None:
+    reply = client.post("/predict/batch", json={"instances": [[1, 1, 1, 1]], "needle": 1})
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "input_invalid")
+    assert "needle" not in reply.text
+
+
 def test_compressed_bytes_are_refused(client: TestClient) -> None:
     reply = client.post("/predict/batch", content=ROWS, headers=BINARY | {"content-encoding": "gzip"})
 

@@ -14,6 +14,7 @@ from weighbridge.adapters.http.errors import reply_to_invalid
 from weighbridge.adapters.http.fast_route import Headers
 from weighbridge.adapters.http.model_call import steps
 from weighbridge.adapters.http.signature_types import SignatureTypes, example
+from weighbridge.application.inline import Inline
 from weighbridge.application.registry import Served
 from weighbridge.domain.signature import Column, Kind, Signature
 
@@ -72,7 +73,7 @@ def rows_of(draw: st.DrawFn, signature: Signature) -> dict[str, Any]:
 
 def reading(signature: Signature) -> Any:
     """What reads rows for a model of this signature."""
-    served = Served("churn", "1", constant(signature, 0.5), max_rows=10)
+    served = Served("churn", "1", Inline(constant(signature, 0.5), slice_rows=10), max_rows=10)
     return steps(served, SignatureTypes("churn", "1", signature)).read
 
 

@@ -1,0 +1,111 @@
+"""What a process gives up, shown by processes that do."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from tests.waiting import DEADLINE
+from weighbridge.domain.errors import ModelRefused
+from weighbridge.server.runner.confinement import is_of_memory
+
+_BEFORE = """
+import ctypes, json, os, resource
+from pathlib import Path
+from weighbridge.server.runner.confinement import confine, end_with
+"""
+_AFTER = """
+limits = {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in ("CORE", "DATA", "FSIZE", "NOFILE")}
+signal = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(signal))
+status = Path("/proc/self/status").read_text()
+oom_score = int(Path("/proc/self/oom_score_adj").read_text())
+print(json.dumps([limits, signal.value, "NoNewPrivs:\\t1" in status, oom_score]))
+"""
+
+
+def _run(code: str) -> "subprocess.CompletedProcess[str]":
+    program = [sys.executable, "-c", _BEFORE + code + _AFTER]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=DEADLINE)
+
+
+def facts(code: str) -> Any:
+    done = _run(code)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_a_process_gives_up_what_it_does_not_need() -> None:
+    limits, signal, no_privileges, oom_score = facts("confine(2**30, 200); end_with(os.getppid())")
+
+    assert limits == {"CORE": [0, 0], "DATA": [2**30] * 2, "FSIZE": [2**30] * 2, "NOFILE": [200] * 2}
+    assert (signal, no_privileges, oom_score) == (9, True, 500)
+
+
+def test_a_process_keeps_lower_limits_of_the_service() -> None:
+    limits, *_ = facts("resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); confine(2**30, 200)")
+
+    assert limits["NOFILE"] == [100, 100]
+
+
+def test_a_process_whose_parent_has_gone_already_ends() -> None:
+    done = _run("end_with(0)")
+
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def error_of(module: str, text: str) -> Exception:
+    """An error of a library's own."""
+    error: Exception = type("Error", (Exception,), {"__module__": module})(text)
+    return error
+
+
+def refused_for(cause: Exception) -> ModelRefused:
+    """A refusal as the loader gives it."""
+    refused = ModelRefused("models/churn/1/model.onnx: expected what the runtime onnx loads")
+    refused.__cause__ = cause
+    return refused
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        refused_for(MemoryError()),
+        refused_for(error_of("xgboost.core", "std::bad_alloc")),
+    ],
+)
+def test_a_library_that_lacks_memory_is_understood(error: Exception) -> None:
+    assert is_of_memory(error)
+
+
+def _own_cause() -> Exception:
+    error = ValueError("expected a tensor")
+    error.__cause__ = error
+    return error
+
+
+class Untellable(Exception):
+    """It cannot be told."""
+
+    __module__ = "xgboost.core"
+
+    @override
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refused_for(ValueError("out of memory, says the client")),
+        refused_for(error_of("xgboost.core", "expected a tensor")),
+        _own_cause(),
+        Untellable(),
+    ],
+)
+def test_any_other_failure_is_not_for_want_of_memory(error: Exception) -> None:
+    assert not is_of_memory(error)
