@@ -14,6 +14,7 @@ Shed = Literal["queue", "buffers", "in_flight"]
 """Why a request is refused for overload: its estimated wait, the buffered bytes, or the requests in hand."""
 
 _TELL_SECONDS = 1.0
+_UNAVAILABLE = int(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class RequestTelemetry:
@@ -44,7 +45,7 @@ class RequestTelemetry:
     ) -> None:
         """Count a request that was answered, and log it if the policy wants that; `path` as it came on the wire."""
         route.observe(status, seconds)
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if status == _UNAVAILABLE:
             self._turn_away(status)
         elif status >= self._lowest_status or seconds > self._slow_seconds:
             level = logging.ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO

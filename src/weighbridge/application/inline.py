@@ -19,13 +19,9 @@ class Inline:
     """
 
     def __init__(self, model: Model, slice_rows: int) -> None:
+        self.signature: Signature = model.signature
         self._model = model
         self._slice_rows = slice_rows
-
-    @property
-    def signature(self) -> Signature:
-        """What the model takes and gives."""
-        return self._model.signature
 
     def admit(self, time_left: float) -> None:
         """Nothing waits for the model itself: that is for its route's queue."""

@@ -75,14 +75,18 @@ class Served:
         try:
             outputs = self._ask(rows)
             if isinstance(outputs, Future):
-                return Later(outputs, lambda: self._found(rows, outputs))
+                return self._later(rows, outputs)
             self._check_types(outputs, count)
         except _STATED:
             raise
         except Exception as exc:
             raise self._failed(rows) from exc
-        self._check_finite(outputs, count)
+        for place in self._floats:
+            _check_finite(outputs[place], count)
         return outputs
+
+    def _later(self, rows: Rows, outputs: Future[Outputs]) -> "Later[Outputs]":
+        return Later(outputs, lambda: self._found(rows, outputs))
 
     def _found(self, rows: Rows, outputs: Future[Outputs]) -> Outputs:
         """What there is of outputs that have come."""
@@ -93,17 +97,14 @@ class Served:
             raise
         except Exception as exc:
             raise self._failed(rows) from exc
-        self._check_finite(found, len(rows))
+        for place in self._floats:
+            _check_finite(found[place], len(rows))
         return found
 
     def _failed(self, rows: Rows) -> InferenceFailed:
         """The error, unless the rows are to blame. Raises FeatureTooLarge."""
         _check_magnitudes(Batch(self.signature, rows))
         return InferenceFailed()
-
-    def _check_finite(self, outputs: Outputs, count: int) -> None:
-        for place in self._floats:
-            _check_finite(outputs[place], count)
 
     def _check_types(self, outputs: Outputs, count: int) -> None:
         """Raises TypeError for what the signature does not say, ValueError for another number of outputs."""

@@ -4,7 +4,7 @@ import socket
 from time import perf_counter
 
 from weighbridge.server.lane import END_OF_HEAD, Lane
-from weighbridge.server.replies import CLOSE, Replies
+from weighbridge.server.replies import CLOSE, Due, Replies
 
 _FIRST_BYTES = 64 * 1024
 _AT_ONCE = int(socket.MSG_DONTWAIT)  # an int is combined and passed in a fraction of the time of an enum's member
@@ -48,13 +48,13 @@ class BareAnswers:
             return b""
         came = perf_counter()
         try:
-            deadline = came + head.time_limit
-            request_id, reply = self._replies.begin(head, route, data[end:], deadline)
-            if not isinstance(reply, tuple):  # it takes its time, and is asked for again by who can wait
-                reply.cancel()
+            answered = self._replies.answer(head, route, data[end:], came, came + head.time_limit)
+            if isinstance(answered, Due):  # it takes its time, and is asked for again by who can wait
+                answered.reply.cancel()
                 connection.detach()
                 return b""
-            written, done = self._replies.finish(head, route, request_id, reply, (came, deadline), CLOSE)
+            reply, request_id, done = answered
+            written = self._replies.written(reply, request_id, CLOSE)
             route.service_time.observe(done - came)
         except Exception as exc:  # it must not cost the connections that were handed over with this one
             self._telemetry.failed(exc, request_id=self._telemetry.request_id(None))

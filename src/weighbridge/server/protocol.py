@@ -33,7 +33,7 @@ from weighbridge.application.queue import Turn
 from weighbridge.server.gate import Gate
 from weighbridge.server.head import Head, body_too_large, headers_too_large, judge, url_too_long
 from weighbridge.server.lane import END_OF_HEAD, Lane
-from weighbridge.server.replies import CLOSE, Replies
+from weighbridge.server.replies import CLOSE, Due, Replies
 from weighbridge.settings import Settings
 
 _LINGER_SECONDS = 2.0
@@ -83,9 +83,8 @@ class GateProtocol(HttpToolsProtocol):
     _refusal: RefusedRequest | None = None
     _discarded: int | None = None
     _turn: Turn | None = None
-    _later: "asyncio.Task[Reply] | None" = None
-    _later_id = ""
-    _later_since = 0.0
+    _due: Due | None = None
+    _due_since = 0.0
     _unread_since: float | None = None
     # Of the request that arrives
     _head: Head | None = None
@@ -524,7 +523,7 @@ class GateProtocol(HttpToolsProtocol):
         if came <= deadline and not self._waiting:
             if route.is_quick:
                 done = self._answer(head, route, body, came, deadline)
-                if done is not None:
+                if not isinstance(done, Due):
                     route.service_time.observe(done - came)
                 return
             if not self.lane.queue.admits(deadline - came):  # most, when there are too many
@@ -537,7 +536,7 @@ class GateProtocol(HttpToolsProtocol):
     def _advance(self) -> None:
         """Answer or refuse what waits, up to a request that has to wait in the gate's queue."""
         queue = self.lane.queue
-        while self._waiting and not (self._later or self.flow.write_paused or self.transport.is_closing()):
+        while self._waiting and not (self._due or self.flow.write_paused or self.transport.is_closing()):
             request = self._waiting[0]
             head, route = request.head, request.route
             left = request.deadline - perf_counter()
@@ -565,8 +564,8 @@ class GateProtocol(HttpToolsProtocol):
         if now <= request.deadline:
             self._waiting.popleft()
             done = self._answer(request.head, route, request.body, request.came, request.deadline)
-            if done is None:
-                return self._later
+            if isinstance(done, Due):
+                return done.reply
             route.service_time.observe(done - now)
         self._go_on()
         return None
@@ -585,9 +584,9 @@ class GateProtocol(HttpToolsProtocol):
         if self._turn is not None:
             self.lane.queue.leave(self._turn)
             self._turn = None
-        later, self._later = self._later, None
-        if later is not None:
-            later.cancel()
+        due, self._due = self._due, None
+        if due is not None:
+            due.reply.cancel()
         if self._waiting:
             self._waiting.clear()
             while self.pipeline:
@@ -595,40 +594,36 @@ class GateProtocol(HttpToolsProtocol):
 
     def _answer(
         self, head: Head, route: CompiledRoute, body: bytes | bytearray, came: float, deadline: float
-    ) -> float | None:
+    ) -> float | Due:
         """Reply by the fast lane to what was whole at `came`; when that was ready. Times are perf_counter's.
 
-        None where the reply comes later: until then the request is the first of those that wait.
+        Where the reply comes later, what is due: until then the request is the first of those that wait.
         """
-        request_id, reply = self.replies.begin(head, route, body, deadline)
-        if isinstance(reply, tuple):
-            return self._reply(head, route, request_id, reply, came, deadline)
+        answered = self.replies.answer(head, route, body, came, deadline)
+        if not isinstance(answered, Due):
+            reply, request_id, now = answered
+            self._give(reply, head, request_id, now)
+            return now
         self._at_rest = False
-        self._later, self._later_id, self._later_since = reply, request_id, perf_counter()
+        self._due, self._due_since = answered, perf_counter()
         self._waiting.appendleft(_Waiting(head, route, body, came, deadline))
-        reply.add_done_callback(self._arrived)
-        return None
+        answered.reply.add_done_callback(self._arrived)
+        return answered
 
-    def _reply(
-        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, came: float, deadline: float
-    ) -> float:
-        keep_alive = head.keep_alive and not (self._ending and not self._in_hand)
-        more = "" if keep_alive else CLOSE
-        written, now = self.replies.finish(head, route, request_id, reply, (came, deadline), more)
-        self.transport.write(written)
-        self._go_on_or_close(now, keep_alive=keep_alive)
-        return now
-
-    def _arrived(self, reply: "asyncio.Task[Reply]") -> None:
-        """Give a reply that came later, unless nobody waits for it any more."""
-        if reply is not self._later or reply.cancelled():  # as when the event loop ends
+    def _arrived(self, arrived: "asyncio.Task[Reply]") -> None:
+        """Give a reply that was due, unless nobody waits for it any more."""
+        due = self._due
+        if due is None or arrived is not due.reply or arrived.cancelled():  # as when the event loop ends
             return
-        self._later = None
+        self._due = None
         request = self._waiting.popleft()
         head, route = request.head, request.route
-        done = self._reply(head, route, self._later_id, reply.result(), request.came, request.deadline)
+        reply, request_id, now = self.replies.finish(
+            head, route, due.request_id, arrived.result(), request.came, request.deadline
+        )
+        self._give(reply, head, request_id, now)
         if not route.is_remote:
-            route.service_time.observe(done - self._later_since)
+            route.service_time.observe(now - self._due_since)
         self._go_on()
 
     def _expire(self, request: _Waiting) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from http import HTTPStatus
 from time import perf_counter
+from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
@@ -17,6 +18,19 @@ CLOSE = "\r\nconnection: close"
 """The header line of a reply that is its connection's last."""
 
 
+_UNAVAILABLE = int(HTTPStatus.SERVICE_UNAVAILABLE)
+
+Answered = tuple[Reply, str, float]
+"""A reply, the id of its request, and when it was ready, in seconds of perf_counter."""
+
+
+class Due(NamedTuple):
+    """A reply that comes later, and the id of its request."""
+
+    request_id: str
+    reply: asyncio.Task[Reply]
+
+
 class Replies:
     """Answers requests for compiled routes, and writes replies as HTTP/1.1, with `more` header lines if need be."""
 
@@ -27,36 +41,36 @@ class Replies:
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._starts: dict[int, str] = {}
 
-    def begin(
-        self, head: Head, route: CompiledRoute, body: bytes | bytearray, deadline: float
-    ) -> tuple[str, Reply | asyncio.Task[Reply]]:
-        """The id of a request, and its reply, or the task that gives it later."""
+    def answer(
+        self, head: Head, route: CompiledRoute, body: bytes | bytearray, came: float, deadline: float
+    ) -> Answered | Due:
+        """The reply to a request that was whole at `came`, or what gives it later. Times are perf_counter's."""
         request_id = self._request_id(head.given_id)
         try:
-            return request_id, route.call(head.headers, body, request_id, deadline)
+            reply = route.call(head.headers, body, request_id, deadline)
         except Exception as exc:
             self._telemetry.failed(exc, request_id=request_id)
-            return request_id, internal_error(request_id)
+            reply = internal_error(request_id)
+        if not isinstance(reply, tuple):
+            return Due(request_id, reply)
+        return self.finish(head, route, request_id, reply, came, deadline)
 
     def finish(
-        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, times: tuple[float, float], more: str
-    ) -> tuple[bytes, float]:
-        """The reply as bytes, and when it was ready; `times` are when the request was whole, and its deadline.
-
-        Times are perf_counter's.
-        """
-        (came, deadline), now = times, perf_counter()
+        self, head: Head, route: CompiledRoute, request_id: str, reply: Reply, came: float, deadline: float
+    ) -> Answered:
+        """The reply that counts, by now, to a request that was whole at `came`."""
+        now = perf_counter()
         if now > deadline:
             self._telemetry.expired()
             reply = too_late(request_id)
         # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
         self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
-        return self.written(reply, request_id, more), now
+        return reply, request_id, now
 
     def written(self, reply: Reply, request_id: str, more: str) -> bytes:
         """A whole reply, as bytes."""
         status, media_type, body = reply
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if status == _UNAVAILABLE:
             more = f"\r\nretry-after: {retry_after()}{more}"
         # What uvicorn gives every reply; it renews that, the date, once a second.
         if self._state.default_headers is not self._default_headers:

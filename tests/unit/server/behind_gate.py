@@ -153,7 +153,7 @@ class Connection:
     def settle(self) -> None:
         """Let the application finish what it has begun, and all who are in the queue have their turn."""
         protocol = self.protocol
-        while (tasks := list(protocol.tasks)) or self._queue._turns or protocol._later:
+        while (tasks := list(protocol.tasks)) or self._queue._turns or protocol._due:
             self._loop.run_until_complete(asyncio.wait(tasks) if tasks else asyncio.sleep(0))
 
 

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -191,10 +192,16 @@ def _values(signature: Signature) -> Callable[[Mapping[str, Any]], Any]:
 
 def _scorer(served: Served) -> Callable[[Asked], tuple[Outputs, bool] | Later[tuple[Outputs, bool]]]:
     def score(asked: Asked) -> tuple[Outputs, bool] | Later[tuple[Outputs, bool]]:
-        outputs, alone = served(asked.rows), asked.alone
-        return outputs.then(lambda found: (found, alone)) if isinstance(outputs, Later) else (outputs, alone)
+        outputs = served(asked.rows)
+        if isinstance(outputs, Later):
+            return outputs.then(partial(_answer, asked))
+        return outputs, asked.alone
 
     return score
+
+
+def _answer(asked: Asked, outputs: Outputs) -> tuple[Outputs, bool]:
+    return outputs, asked.alone
 
 
 def _writer(served: Served) -> Callable[[tuple[Outputs, bool], Headers], tuple[bytes, bytes]]:
