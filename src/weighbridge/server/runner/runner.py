@@ -197,8 +197,12 @@ class Runner:
                 self._send_all(part, answers)
 
     def _send_all(self, part: Sequence[_Asked], answers: Sequence[bytes]) -> None:
+        """Send each worker all its answers at once."""
+        of: dict[_Peer, list[bytes]] = {}
         for asked, answer in zip(part, answers, strict=True):
-            self._send(asked.peer, answer)
+            of.setdefault(asked.peer, []).append(answer)
+        for peer, frames_of_peer in of.items():
+            self._send(peer, b"".join(frames_of_peer))
 
     def _answers(self, part: Sequence[_Asked]) -> list[bytes]:
         """The answers to requests that are asked for together. Raises whatever the model does."""
