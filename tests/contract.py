@@ -353,6 +353,8 @@ MEDIA_TYPES = [
     _typed("with its charset", 200, {"content-type": "application/json; charset=utf-8"}),
     _typed("without blanks", 200, {"content-type": "application/json;charset=UTF-8"}),
     _typed("in other cases", 200, {"content-type": 'Application/JSON ; Charset="utf-8"'}),
+    _typed("with another name of its charset", 200, {"content-type": "application/json; charset=utf8"}),
+    _typed("with other parameters", 200, {"content-type": 'application/json; version=2; charset="UTF8"; q=1'}),
     _typed("the identity as its encoding", 200, {**JSON, "content-encoding": "identity"}),
     _typed("none", 415, {}),
     _typed("an empty one", 415, {"content-type": ""}),
@@ -369,7 +371,7 @@ MEDIA_TYPES = [
             "application/json, application/json",
             "application/json; charset=utf-16",
             "application/json; charset=latin-1",
-            "application/json; version=2",
+            "application/json; version=2; charset=utf-16",
             "*/*",
         )
     ),
@@ -404,6 +406,8 @@ PATHS = [
         )
     ),
     _not_found("nothing at /nothing to POST to", "/nothing", "POST"),
+    _not_found("a slash within a part of a path", "/predict%2Fbatch", "POST"),
+    _not_found("a slash within a part of a path, in lower case", "/docs%2fassets/favicon.png"),
     *(
         _wrong_method(method, path, "POST")
         for path in ("/predict", "/predict/batch")

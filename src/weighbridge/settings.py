@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -57,6 +57,13 @@ def _json_array(value: object) -> object:
         raise ValueError("expected a JSON array") from exc
 
 
+def _sendable(token: SecretStr) -> SecretStr:
+    """A token that clients can send in a header."""
+    if not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+        raise ValueError("expected printable ASCII without spaces")
+    return token
+
+
 class Settings(BaseSettings):
     """Every setting with its default; config/weighbridge.toml says why one would change it."""
 
@@ -71,7 +78,7 @@ class Settings(BaseSettings):
     admin_port: Annotated[int, Field(ge=0, le=65535)] | Literal["off"] = Field(
         9000, description="port of the admin listener; 0 picks a free one, off does without"
     )
-    admin_token: SecretStr | None = Field(
+    admin_token: Annotated[SecretStr, AfterValidator(_sendable)] | None = Field(
         None, min_length=16, description="what the admin listener asks for; on other than loopback addresses it must"
     )
     weights: Annotated[
@@ -313,7 +320,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         case {"anyOf": [{"type": "integer"} as number, {"const": word}]}:
             return f"{_in_words(number)}, or {word}"
         case {"anyOf": [{"format": "password", "minLength": length}, _]}:
-            return f"a text of at least {length} characters"
+            return f"a text of at least {length} characters of ASCII, without spaces and line breaks"
         case {"type": "boolean"}:
             return "true or false"
         case {"type": "integer", "minimum": low}:

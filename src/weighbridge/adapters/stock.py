@@ -19,6 +19,16 @@ def wanted(found: Mapping[str, FoundModel]) -> dict[str, str]:
     return live
 
 
+def check(found: Mapping[str, FoundModel]) -> None:
+    """Raises ModelRefused for the first live version whose manifest or digest is not in order."""
+    for name, version in wanted(found).items():
+        files = found[name].versions.get(version)
+        if files is None:
+            raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {version}")
+        if files.reason is not None:
+            raise ModelRefused(files.reason)
+
+
 def catalogue(found: Mapping[str, FoundModel], live: Mapping[str, str]) -> Catalogue:
     """All that was found, of which these versions are live."""
     return {name: _entry(name, model, live.get(name)) for name, model in found.items()}

@@ -73,9 +73,18 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
 
 @main.command()
 def check() -> None:
-    """Say whether the settings are valid, and print them all."""
-    for name, value in _load().model_dump(mode="json").items():
+    """Say whether the settings are valid and the models can be found, and print all settings."""
+    from weighbridge.adapters import stock
+    from weighbridge.adapters.repository import Repository
+    from weighbridge.domain.errors import ModelRefused
+
+    settings = _load()
+    for name, value in settings.model_dump(mode="json").items():
         click.echo(f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}")
+    try:
+        stock.check(Repository(settings.models, settings.load_memory_bytes).scan())
+    except ModelRefused as exc:
+        _cannot_start(str(exc))
 
 
 @main.command()

@@ -250,8 +250,8 @@ def _headers(reply: Reply, request_id: str) -> list[Header]:
 class _Connection(HttpToolsProtocol):
     """A connection for one request: a head of bounded size, and nothing of what follows it.
 
-    `others` are all connections that are open, oldest first. One too many cuts the oldest, so that idle ones cannot
-    keep a probe out; and a connection is cut when its time is over, unless it waits for an operation.
+    `others` are all connections that are open, oldest first. One too many cuts the oldest that waits for no operation,
+    so that idle ones cannot keep a probe out; and a connection is cut when its time is over, unless it waits for one.
     """
 
     def __init__(self, others: "dict[_Connection, None]", config: uvicorn.Config, state: ServerState) -> None:
@@ -261,6 +261,7 @@ class _Connection(HttpToolsProtocol):
         self._others = others
         self._head = b""
         self._asked = False
+        self.operates = False
 
     @override
     def connection_made(self, transport: Any) -> None:
@@ -268,7 +269,7 @@ class _Connection(HttpToolsProtocol):
         self._others[self] = None
         self._time_is_over = self.loop.call_later(_PATIENCE_SECONDS, transport.abort)
         if len(self._others) > _MOST_CONNECTIONS:
-            next(iter(self._others)).transport.abort()
+            next(other for other in self._others if not other.operates or other is self).transport.abort()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -289,6 +290,7 @@ class _Connection(HttpToolsProtocol):
         elif whole:
             self._asked = True
             if self._head.startswith(b"POST "):
+                self.operates = True
                 self._time_is_over.cancel()
             super().data_received(self._head[:length])
 

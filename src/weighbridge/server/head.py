@@ -10,7 +10,8 @@ from weighbridge.adapters.http.fast_route import CompiledRoute, joined
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.settings import Settings
 
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
+_HOST = re.compile(rb"((\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?)?")  # RFC 9110, 7.2: may be empty
+_MOST_DIGITS = 20
 
 
 LaneRoutes = dict[tuple[bytes, bytes], CompiledRoute]
@@ -51,16 +52,21 @@ def judge(
     host = headers.get(b"host")
     if not (version == "1.0" if host is None else _HOST.fullmatch(host)):
         raise RefusedRequest(Problem.BAD_REQUEST, "expected one Host header with a host and perhaps a port")
+    method = parser.get_method()
+    if method == b"CONNECT":
+        raise RefusedRequest(Problem.METHOD_NOT_IMPLEMENTED, "This is no proxy; send the request itself")
     coding = headers.get(b"transfer-encoding")
     if coding is not None and (version == "1.0" or coding.lower() != b"chunked" or b"content-length" in headers):
         expected = "expected Content-Length, or Transfer-Encoding: chunked in HTTP/1.1"
         raise RefusedRequest(Problem.BAD_REQUEST, expected)
     if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
         raise RefusedRequest(Problem.EXPECTATION_FAILED, "expected no Expect header but 100-continue")
-    length = int(headers.get(b"content-length", b"0")) if coding is None else None
+    announced = headers.get(b"content-length", b"0")
+    if len(announced) > _MOST_DIGITS:  # which may all be zeros, but Python reads no more than some thousand
+        raise RefusedRequest(Problem.BAD_REQUEST, f"expected a Content-Length of at most {_MOST_DIGITS} digits")
+    length = int(announced) if coding is None else None
     if length is not None and length > limits.max_body_bytes:
         raise body_too_large(limits)
-    method = parser.get_method()
     return Head(
         method=method,
         target=target,

@@ -92,6 +92,15 @@ def reserve_descriptors(settings: Settings) -> None:
         os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, min(most, soft) - 1))
 
 
+class _Encrypted(Exception):
+    """A key asks for a password."""
+
+
+def _encrypted() -> str:
+    """Called for the password of a key, which would otherwise be asked for on the terminal."""
+    raise _Encrypted
+
+
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """What TLS needs, where the settings switch it on. Raises InvalidSettings."""
     cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
@@ -108,7 +117,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             raise InvalidSettings(f"WEIGHBRIDGE_TLS_CLIENT_CA: {expected}, got {client_ca!r}: {exc.strerror}") from exc
         context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_cert_chain(cert, key, password="")  # an encrypted key would ask the terminal
+        context.load_cert_chain(cert, key, password=_encrypted)
+    except _Encrypted as exc:
+        raise InvalidSettings("WEIGHBRIDGE_TLS_KEY: expected a key that is not encrypted, got one that is") from exc
     except OSError as exc:
         files = f"{cert!r} and {key!r}" if key is not None else repr(cert)
         expected = "expected PEM files of a certificate and, here or as WEIGHBRIDGE_TLS_KEY, its key"

@@ -254,6 +254,7 @@ def test_options_for_the_whole_server_lists_the_methods(gate: Service) -> None:
         (get(b"*"), 404),
         (get(b"/" + b"n" * 8191), 404),
         *((get(path), 404) for path in (b"//health", b"//", b"/health/", b"/%00", b"/%ff", b"/..%2fhealth", b"/\\")),
+        (head(b"GET", b"/health", host=b""), 200),
         (post(b"//predict"), 404),
         (head(b"PATCH", COMPILED), 405),
         (get(b"/health", *(b"N%d: x" % n for n in range(99))), 200),

@@ -88,6 +88,37 @@ def test_check_prints_every_setting_as_the_file_takes_it(monkeypatch: pytest.Mon
     assert tomllib.loads(result.output) == Settings(port=8123).model_dump(mode="json", exclude_none=True)
 
 
+def test_check_says_that_the_directory_of_models_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(tmp_path / "nothing"))
+
+    result = run("check")
+
+    assert result.exit_code == 3
+    assert result.stderr == "weighbridge: models: expected a directory, got nothing\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("rollout.toml", 'live = "2"', "models/m/rollout.toml: expected a version that is there, got 2"),
+        ("1/weights.json", '{"weights":[2.0]}', "models/m/1/weights.json: expected the sha256 "),
+        ("1/model.toml", "", "models/m/1/model.toml: runtime: Field required"),
+    ],
+)
+def test_check_says_which_live_version_is_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, text: str, reason: str
+) -> None:
+    weighbridge.package([1.0], tmp_path / "m" / "1", example=[[1.0]])
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(tmp_path))
+    assert run("check").exit_code == 0
+
+    (tmp_path / "m" / file).write_text(text)
+    result = run("check")
+
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"weighbridge: {reason}")
+
+
 def test_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_PORT", "x")
     monkeypatch.setenv("WEIGHBRIDGE_MAX_ROWS", "0")

@@ -481,6 +481,20 @@ def test_one_connection_too_many_cuts_the_oldest_and_is_answered(admin: Admin) -
         connection.close()
 
 
+def test_one_connection_too_many_cuts_none_that_waits_for_an_operation(admin: Admin) -> None:
+    admin.operator.done.clear()
+    with admin.connect() as operating:
+        operating.sendall(b"POST /models/m/rollback HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        until(lambda: admin.operator.asked)
+        idle = [admin.connect() for _ in range(100)]
+        assert admin.ask("/livez").status == 200
+        admin.operator.done.set()
+
+        assert Reply(read_to_the_end(operating)).status == 200
+    for connection in idle:
+        connection.close()
+
+
 def test_the_end_waits_for_no_client() -> None:
     with administered(FakeFleet()) as admin:
         silent, slow = admin.connect(), admin.connect()

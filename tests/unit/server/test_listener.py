@@ -1,4 +1,5 @@
 import socket
+import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -163,6 +164,17 @@ def test_tls_files_that_cannot_be_used_are_named(settings: dict[str, str], line:
         tls_context(Settings.load(**settings))
 
     assert str(refused.value).endswith(line)
+
+
+def test_a_key_that_is_encrypted_is_refused_as_such(tmp_path: Path) -> None:
+    encrypted = ("-newkey", "rsa:2048", "-passout", "pass:secret", "-keyout", "key.pem", "-out", "cert.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-subj", "/CN=x", *encrypted], cwd=tmp_path, check=True, capture_output=True
+    )
+    files = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
+
+    with pytest.raises(InvalidSettings, match="WEIGHBRIDGE_TLS_KEY: expected a key that is not encrypted, got one that"):
+        tls_context(Settings.load(**files))
 
 
 def table_of_descriptors() -> int:

@@ -88,6 +88,16 @@ def test_flags_win_over_the_environment(config: Path, monkeypatch: pytest.Monkey
     assert Settings.load(port=3).port == 3
 
 
+@pytest.mark.parametrize("token", ["sixteen-characters\n", "sixteen characters", "sixteen-characters\u00e9", "short"])
+def test_a_token_that_no_client_could_send_is_refused_and_not_shown(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", token)
+
+    expected = "a text of at least 16 characters of ASCII, without spaces and line breaks"
+    assert refusal() == f"WEIGHBRIDGE_ADMIN_TOKEN: expected {expected}, got another"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

@@ -1,9 +1,11 @@
 """What the ordinary road puts around every request: an id, a deadline, a count, perhaps a log line; no traceback."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from math import inf
 from time import perf_counter
+from urllib.parse import unquote
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +17,7 @@ from weighbridge.adapters.http.problems import RefusedRequest, Reply, internal_e
 from weighbridge.adapters.metrics import NO_MODEL, UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
 
+_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 _ALLOWED = (b"allow", b"GET, HEAD, OPTIONS, POST")
 
 
@@ -75,6 +78,9 @@ class Envelope:
         scope.setdefault("state", {})["request_id"] = request_id
         # The server drops the body of a reply to what it knows as HEAD; the routes know GET.
         routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        if _SLASH.search(scope.get("raw_path", b"")):  # within a part of the path it parts nothing (RFC 3986, 2.2)
+            path = unquote(_SLASH.sub(b"%252F", scope["raw_path"]))
+            routed = {**routed, "path": path}
 
         def finished(status: int) -> None:
             model = scope["state"].get("model", NO_MODEL)

@@ -61,7 +61,10 @@ _ONE_IN = 16  # of the requests that have a body are timed by stage: timing all 
 
 _MANY_KEYS = 10_000
 
-_JSON = re.compile(rb'application/json(\s*;\s*charset\s*=\s*("utf-8"|utf-8))?\s*', re.IGNORECASE)
+_JSON = re.compile(rb"application/json\s*(;.*)?", re.IGNORECASE)
+_CHARSET = re.compile(rb';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
+_UTF8 = (b"utf-8", b"utf8", b"csutf8", b"unicode-1-1-utf-8")
+"""The names of UTF-8, by IANA's registry and by the Encoding Standard of WHATWG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +323,15 @@ def compile_routes(app: FastAPI) -> list[tuple[FastRoute, CompiledRoute]]:
 def check_is_json(headers: Headers, alternative: str = "") -> None:
     """Raises RefusedRequest unless the headers announce uncompressed JSON in UTF-8."""
     media_type = headers.get(b"content-type", b"")
-    if media_type != b"application/json" and not _JSON.fullmatch(media_type):
+    if media_type != b"application/json" and not _is_json(media_type):
         raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, f"expected Content-Type: application/json{alternative}")
     check_is_plain(headers)
+
+
+def _is_json(media_type: bytes) -> bool:
+    """Whether it is JSON in UTF-8, whatever other parameters there are."""
+    charsets = _CHARSET.findall(media_type)
+    return bool(_JSON.fullmatch(media_type)) and all(charset.lower() in _UTF8 for charset in charsets)
 
 
 def check_is_plain(headers: Headers) -> None:

@@ -47,6 +47,7 @@ class Problem(Enum):
     INTERNAL_ERROR = 500, "The service failed"
     INFERENCE_FAILED = 500, "The model failed"
     MODEL_CRASHED = 500, "The model's process ended"
+    METHOD_NOT_IMPLEMENTED = 501, "The method is not implemented"
     MODEL_UNAVAILABLE = 503, "The model is out of service"
     NOT_READY = 503, "The service is not ready"
     OVERLOADED = 503, "The service has more requests than it can hold"
