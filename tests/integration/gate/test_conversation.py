@@ -312,7 +312,7 @@ def test_a_tunnel_is_refused(gate: Service) -> None:
     with wire(gate) as connection:
         connection.send(head(b"CONNECT", COMPILED, b"Content-Length: 2") + b"{}")
 
-        assert connection.reply().status == 405
+        assert connection.reply().status == 501
         assert connection.rest() == b""
 
 

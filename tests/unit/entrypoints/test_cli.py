@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import weighbridge
 from tests.integration.churn import write_models
 from tests.unit.server.administered import Admin, FakeFleet, administered
 from weighbridge import __version__

@@ -173,7 +173,9 @@ def test_a_key_that_is_encrypted_is_refused_as_such(tmp_path: Path) -> None:
     )
     files = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
 
-    with pytest.raises(InvalidSettings, match="WEIGHBRIDGE_TLS_KEY: expected a key that is not encrypted, got one that"):
+    with pytest.raises(
+        InvalidSettings, match="WEIGHBRIDGE_TLS_KEY: expected a key that is not encrypted, got one that"
+    ):
         tls_context(Settings.load(**files))
 
 
