@@ -20,7 +20,7 @@ from weighbridge.adapters.process_metrics import (
 from weighbridge.settings import Settings
 
 IDLE = "import sys; x = b'x' * 30_000_000; print('up', flush=True); sys.stdin.read()"
-HIDDEN = "a token that is long enough"
+HIDDEN = "a-token-that-is-long-enough"
 MIB = 1024 * 1024
 
 

@@ -385,7 +385,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     root = tmp_path_factory.mktemp("real")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         patch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
-        patch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", "a secret of the operator")
+        patch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", "a-secret-of-the-operator")
         real = Real(Looped(runner), root)
         yield real
         real._loop.do(real.nursery.close)
