@@ -140,6 +140,7 @@ def malformed(target: bytes) -> dict[str, Case]:
         "a target without a slash": _bad(get(target[1:])),
         "a target that is only a query": _bad(get(b"?needle")),
         "a target that is only a host": _bad(get(b"http://needle")),
+        "a target whose port is no port": _bad(get(b"http://needle:99999999/")),
         "another protocol's first bytes": _bad(bytes.fromhex("16030100f8010000f4030357e9")),
         # expectations and sizes
         "an expectation nobody knows": (get(target, b"Expect: needle"), 417, "expectation_failed"),
