@@ -5,11 +5,10 @@ import asyncio
 import numpy as np
 
 from weighbridge.application.ports import Model
+from weighbridge.application.queue import LOOKS
 from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.errors import FeatureTooLarge
 from weighbridge.domain.signature import Signature
-
-_LOOKS = 3  # at the sockets: a connection that has come is taken with the first, set up with the second, and heard
 
 
 class Inline:
@@ -23,9 +22,6 @@ class Inline:
         self._model = model
         self._slice_rows = slice_rows
 
-    def admit(self, time_left: float) -> None:
-        """Nothing waits for the model itself: that is for its route's queue."""
-
     def ask(self, rows: Rows) -> "Outputs | asyncio.Future[Outputs]":
         """The outputs. Raises FeatureTooLarge, or whatever the model does."""
         if len(rows) <= self._slice_rows:
@@ -35,7 +31,7 @@ class Inline:
     async def _in_slices(self, rows: Rows) -> Outputs:
         parts: list[Outputs] = []
         for start in range(0, len(rows), self._slice_rows):
-            for _ in range(_LOOKS):  # before the first one, too: whoever cannot wait for outputs takes the rows back
+            for _ in range(LOOKS):  # before the first one, too: whoever cannot wait for outputs takes the rows back
                 await asyncio.sleep(0)
             part = rows[start : start + self._slice_rows]
             try:

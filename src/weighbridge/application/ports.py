@@ -51,13 +51,6 @@ class Scorer(Protocol):
         """What the version takes and gives."""
         ...
 
-    def admit(self, time_left: float) -> None:
-        """Whether to take a request that must be answered in `time_left` seconds; asked before its body is read.
-
-        Raises Overloaded, ModelUnavailable.
-        """
-        ...
-
     def ask(self, rows: Rows) -> Outputs | Future[Outputs]:
         """The outputs for rows that fit the signature, now or later; to cancel the future takes the rows back.
 

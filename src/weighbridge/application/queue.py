@@ -10,7 +10,7 @@ from typing import Any
 from weighbridge.application.admission import Admission, Overloaded, ServiceTime
 
 _SLICE_SECONDS = 0.001
-_LOOKS = 3  # at the sockets: a connection that has come is taken with the first, set up with the second, and heard
+LOOKS = 3  # at the sockets: a connection that has come is taken with the first, set up with the second, and heard
 
 Serve = Callable[[], "asyncio.Future[Any] | None"]
 """Serves a request; gives a future where it is not served yet when this returns."""
@@ -101,7 +101,7 @@ class Queue:
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = bool(self._turns)
         if self._scheduled:
-            self._look(loop, _LOOKS)
+            self._look(loop, LOOKS)
 
     def _look(self, loop: asyncio.AbstractEventLoop, times: int) -> None:
         """Have the loop look at its sockets so many times before the next turn."""

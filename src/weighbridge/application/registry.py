@@ -54,7 +54,6 @@ class Served:
         self.name = name
         self.version = version
         self.signature: Signature = scorer.signature
-        self.admit = scorer.admit
         self._ask = scorer.ask
         self.max_rows = max_rows
         self._vectors = [(place, column) for place, column in enumerate(self.signature.inputs) if column.width]

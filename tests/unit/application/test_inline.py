@@ -114,13 +114,6 @@ def test_slices_that_nobody_waits_for_any_more_are_not_called() -> None:
     assert len(model.seen) == 1
 
 
-def test_a_model_that_is_called_here_admits_whatever_its_route_does() -> None:
-    inline = Inline(FakeModel(CLASSES, classify), SLICE_ROWS)
-    inline.admit(0.0)
-
-    assert inline.signature is CLASSES
-
-
 @pytest.mark.parametrize("row", [0, 2, 3, 8, 9])
 def test_a_number_that_is_too_large_is_told_by_its_place_among_all_rows(row: int) -> None:
     def refuse(batch: Batch) -> Outputs:

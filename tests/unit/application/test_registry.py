@@ -198,10 +198,6 @@ class Remote:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[Outputs] = loop.create_future()
-        self.times_left: list[float] = []
-
-    def admit(self, time_left: float) -> None:
-        self.times_left.append(time_left)
 
     def ask(self, _rows: Rows) -> asyncio.Future[Outputs]:
         return self.future
@@ -281,16 +277,6 @@ def test_a_prediction_that_is_not_finite_is_refused_later_as_well(loop: asyncio.
     with pytest.raises(PredictionNotFinite) as caught:
         answer.finish()
     assert caught.value.row == 1
-
-
-def test_admission_is_the_scorers(loop: asyncio.AbstractEventLoop) -> None:
-    remote = Remote(loop)
-    Served("churn", "1", remote, max_rows=100).admit(0.25)
-
-    assert remote.times_left == [0.25]
-
-
-# The registry
 
 
 def test_the_version_that_was_installed_last_is_found() -> None:
