@@ -170,7 +170,7 @@ class RunningServer:
 
 @contextmanager
 def all_started(servers: Sequence[tuple[Server, Scenario]], core: int) -> Iterator[list[RunningServer]]:
-    """The servers, once each has answered its scenario, standing still; afterwards they have ended."""
+    """The servers, once each has answered its scenario, state still; afterwards they have ended."""
     running: list[RunningServer] = []
     try:
         for server, scenario in servers:

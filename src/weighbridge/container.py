@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dependency_injector import containers, providers
 
 from weighbridge.adapters.embedded import EmbeddedFirst, embedded_model
-from weighbridge.adapters.http.models import ModelHost
+from weighbridge.adapters.http.model_host import ModelHost
 from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.metrics import RequestMetrics
@@ -17,10 +17,10 @@ from weighbridge.adapters.runtimes import Trust
 from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.adapters.weights import SettingsWeights
+from weighbridge.application.live import LiveModels
 from weighbridge.application.predict import PredictUseCase
 from weighbridge.application.queue import Queue
 from weighbridge.application.readiness import Readiness
-from weighbridge.application.registry import ModelRegistry
 from weighbridge.settings import Settings
 
 
@@ -62,11 +62,11 @@ class Container(containers.DeclarativeContainer):
         providers.Factory(Trust, types=settings.provided.trusted_types, python=settings.provided.python_models),
     )
     queue = providers.Singleton(Queue, max_wait=max_wait)
-    registry = providers.Singleton(ModelRegistry)
+    live_models = providers.Singleton(LiveModels)
     clients = providers.Singleton(RunnerClients, max_rows=settings.provided.max_rows, max_wait=max_wait)
     models = providers.Singleton(
         ModelHost,
-        registry,
+        live_models,
         telemetry,
         repository,
         providers.Factory(EmbeddedFirst, embedded, loader),

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.entrypoints import worker
 from weighbridge.entrypoints.serve import serve
-from weighbridge.server.worker import work
+from weighbridge.server.edge.worker import work
 from weighbridge.settings import Settings
 
 COMMAND = (sys.executable, "-m", "tests.integration.burning")

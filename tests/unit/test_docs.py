@@ -17,7 +17,7 @@ from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.http.signature_types import SignatureTypes
 from weighbridge.adapters.manifest import NAME, VERSION, ColumnSpec, Golden, Manifest, Options, Rollout, RuntimeName
-from weighbridge.adapters.metrics import EMBEDDED, NO_MODEL, UNROUTED, RequestMetrics
+from weighbridge.adapters.metrics import EMBEDDED_LABEL, NO_MODEL, UNROUTED, RequestMetrics
 from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.process_metrics import (
     SHOWN_SETTINGS,
@@ -31,7 +31,7 @@ from weighbridge.adapters.process_metrics import (
 )
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
 from weighbridge.application.catalogue import VersionState
-from weighbridge.server.models import OPERATIONS
+from weighbridge.server.supervisor.rollouts import OPERATIONS
 from weighbridge.settings import CONFIG_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -176,17 +176,25 @@ def _scraped() -> list[Metric]:
     """What Prometheus reads after a request of each outcome, and one of each kind that has a metric of its own."""
     memory = bytearray(MEMORY_BYTES)
     metrics = RequestMetrics(memory)
-    for path, model, status in ((UNROUTED, NO_MODEL, 404), ("/predict", EMBEDDED, 200), ("/predict", EMBEDDED, 500)):
+    for path, model, status in (
+        (UNROUTED, NO_MODEL, 404),
+        ("/predict", EMBEDDED_LABEL, 200),
+        ("/predict", EMBEDDED_LABEL, 500),
+    ):
         metrics.route(path, model).observe(status, 0.001)
-    metrics.stages("/predict", EMBEDDED)
-    metrics.queue_wait(EMBEDDED)
+    metrics.stages("/predict", EMBEDDED_LABEL)
+    metrics.queue_wait(EMBEDDED_LABEL)
     metrics.shed("any")
     worker = WorkerStatus(0, None, WorkerState.READY)
     more = [
         *process_families([worker], {"any": 1}, Settings()),
-        *model_families({EMBEDDED.name: EMBEDDED.version}, {(EMBEDDED.name, of, "refused"): 1 for of in OPERATIONS}),
+        *model_families(
+            {EMBEDDED_LABEL.name: EMBEDDED_LABEL.version},
+            {(EMBEDDED_LABEL.name, of, "refused"): 1 for of in OPERATIONS},
+        ),
         *runner_families(
-            [RunnerStatus(*EMBEDDED, 0, os.getpid(), 1, 1, 1.0)], [HostedStatus(*EMBEDDED, 0, 0, 0, is_available=True)]
+            [RunnerStatus(*EMBEDDED_LABEL, 0, os.getpid(), 1, 1, 1.0)],
+            [HostedStatus(*EMBEDDED_LABEL, 0, 0, 0, is_available=True)],
         ),
     ]
     return list(text_string_to_metric_families(Totals().exposition([memory], more).decode()))
@@ -250,7 +258,7 @@ def test_the_metrics_page_names_what_stands_for_the_others() -> None:
 
     assert f"`{UNROUTED}`" in rows["route"]
     assert f"`{SUPERVISOR}`" in rows["process"]
-    assert f"`{EMBEDDED.version}`" in rows["version"]
+    assert f"`{EMBEDDED_LABEL.version}`" in rows["version"]
     assert f"`{OVERFLOW}`: " in (ROOT / "docs/metrics.md").read_text("utf-8")
 
 

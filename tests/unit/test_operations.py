@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.server.administered import REPORT, FakeFleet, administered
 from tests.waiting import DEADLINE
-from weighbridge.server.listener import listen
+from weighbridge.server.supervisor.listener import listen
 from weighbridge.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from typing_extensions import Buffer
 
 from weighbridge.adapters.series import BOUNDS, SECONDS, Key, Table, Values
+from weighbridge.application.catalogue import EMBEDDED
 
 REQUEST, STAGE, QUEUE_WAIT, SHED, EXPIRED, ABANDONED = "request", "stage", "queue_wait", "shed", "expired", "abandoned"
 """The families of series in the table."""
@@ -28,15 +29,15 @@ SERIES_KEPT_SECONDS = 300.0
 LabelT = TypeVar("LabelT")
 
 
-class Model(NamedTuple):
+class ModelLabel(NamedTuple):
     """A model that answers requests; both texts are empty where there is none."""
 
     name: str
     version: str
 
 
-NO_MODEL = Model("", "")
-EMBEDDED = Model("default", "embedded")
+NO_MODEL = ModelLabel("", "")
+EMBEDDED_LABEL = ModelLabel(EMBEDDED.name, EMBEDDED.versions[0].version)
 
 
 class Durations:
@@ -99,13 +100,13 @@ class RequestMetrics:
 
     def __init__(self, memory: Buffer) -> None:
         self._table = Table(memory)
-        self._routes = WeakValueDictionary[tuple[str, Model], RouteMetrics]()
+        self._routes = WeakValueDictionary[tuple[str, ModelLabel], RouteMetrics]()
         self._durations = WeakValueDictionary[Key, Durations]()
         self._shed = SeriesBy[str](partial(self._table.series, SHED))
         self._expired = self._table.series(EXPIRED)
         self._abandoned = self._table.series(ABANDONED)
 
-    def route(self, path: str, model: Model = NO_MODEL) -> RouteMetrics:
+    def route(self, path: str, model: ModelLabel = NO_MODEL) -> RouteMetrics:
         """The requests of the route with this path template, or of `UNROUTED`, that a model answers."""
         route = self._routes.get((path, model))
         if route is None:
@@ -114,11 +115,11 @@ class RequestMetrics:
             )
         return route
 
-    def stages(self, path: str, model: Model = NO_MODEL) -> Stages:
+    def stages(self, path: str, model: ModelLabel = NO_MODEL) -> Stages:
         """How long each stage takes of a request to the route with this path template."""
         return Stages(*(self._durations_of(STAGE, path, *model, stage) for stage in Stages._fields))
 
-    def queue_wait(self, model: Model) -> Durations:
+    def queue_wait(self, model: ModelLabel) -> Durations:
         """How long requests wait before the model takes them up."""
         return self._durations_of(QUEUE_WAIT, *model)
 
@@ -128,7 +129,7 @@ class RequestMetrics:
             durations = self._durations[key] = Durations(partial(self._table.series, *key))
         return durations
 
-    def forget(self, model: Model) -> None:
+    def forget(self, model: ModelLabel) -> None:
         """Give up the series of a version; whoever counts for it later begins at zero."""
         for (_, of), route in self._routes.items():
             if of == model:

@@ -52,7 +52,7 @@ class ModelEntry:
     calls: Calls | None = None
 
 
-Catalogue = Mapping[str, ModelEntry]
+Entries = Mapping[str, ModelEntry]
 """All models by name."""
 
 EMBEDDED = ModelEntry("default", "embedded", None, (VersionEntry("embedded", VersionState.LIVE),))

@@ -6,11 +6,10 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from weighbridge.domain.batch import Rows
 from weighbridge.domain.errors import FeatureCountMismatch, FeaturesNotFinite, PredictionNotFinite, TooManyRows
 from weighbridge.domain.scoring import score, score_rows
 from weighbridge.domain.weights import Weights
-
-Rows = Sequence[Sequence[float]] | NDArray[np.float64]
 
 
 class PredictUseCase:

@@ -10,18 +10,18 @@ from typing import Any
 from fastapi import FastAPI
 
 from weighbridge import __version__
-from weighbridge.adapters import stock
+from weighbridge.adapters import catalogue
 from weighbridge.adapters.http import health, index, model_routes, openapi, prediction
 from weighbridge.adapters.http.envelope import Envelope
 from weighbridge.adapters.http.errors import install_handlers
 from weighbridge.adapters.http.fast_route import CompiledRoute, FastRoute, compile_routes
-from weighbridge.adapters.http.models import ModelHost, Opened
-from weighbridge.adapters.metrics import EMBEDDED
+from weighbridge.adapters.http.model_host import ModelHost, Opened
+from weighbridge.adapters.metrics import EMBEDDED_LABEL
 from weighbridge.adapters.runners.terms import Placed
+from weighbridge.adapters.system.machine import usable_cores
 from weighbridge.container import Container
-from weighbridge.server.lane import Lane
+from weighbridge.server.edge.lane import Lane
 from weighbridge.server.runner.hosted import Hosted
-from weighbridge.server.runner.machine import usable_cores
 from weighbridge.server.runner.runners import Runners, connect
 from weighbridge.settings import Settings, service_links
 
@@ -106,7 +106,7 @@ async def _opened_models(models: ModelHost, container: Container) -> AsyncIterat
     """Have all models answer meanwhile; without a supervisor, with runners of this process. Raises ModelRefused."""
     live = container.live()
     try:
-        await _install(models, EMBEDDED.name, Placed(EMBEDDED.version, _EMBEDDED_SLICE_ROWS))
+        await _install(models, EMBEDDED_LABEL.name, Placed(EMBEDDED_LABEL.version, _EMBEDDED_SLICE_ROWS))
         if live is None:
             async with _own_runners(models, container):
                 yield
@@ -126,8 +126,8 @@ async def _own_runners(models: ModelHost, container: Container) -> AsyncIterator
     runners.gone = lambda hosted: models.put_out(hosted.number, hosted.unavailable or "")
     models.supervise(runners.broken)
     found = await to_thread(container.repository().scan)
-    wanted = stock.wanted(found)
-    told = dict(stock.catalogue(found, wanted))
+    wanted = catalogue.wanted(found)
+    told = dict(catalogue.entries(found, wanted))
     turns = Semaphore(usable_cores())
 
     async def opened(name: str, version: str) -> Hosted:

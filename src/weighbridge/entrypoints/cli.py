@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from weighbridge import __version__
-from weighbridge.entrypoints.models import Failed, Service, table
+from weighbridge.entrypoints.operations import Failed, Service, table
 from weighbridge.settings import InvalidSettings, Settings
 
 _CANNOT_START = 3
@@ -39,7 +39,7 @@ def serve(**flags: Any) -> None:
     A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
     """
     from weighbridge.entrypoints.serve import serve
-    from weighbridge.server.models import CannotStart
+    from weighbridge.server.supervisor.rollouts import CannotStart
 
     try:
         serve({name: value for name, value in flags.items() if value is not None})
@@ -74,7 +74,7 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
 @main.command()
 def check() -> None:
     """Say whether the settings are valid and the models can be found, and print all settings."""
-    from weighbridge.adapters import stock
+    from weighbridge.adapters import catalogue
     from weighbridge.adapters.repository import Repository
     from weighbridge.domain.errors import ModelRefused
 
@@ -82,7 +82,7 @@ def check() -> None:
     for name, value in settings.model_dump(mode="json").items():
         click.echo(f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}")
     try:
-        stock.check(Repository(settings.models, settings.load_memory_bytes).scan())
+        catalogue.check(Repository(settings.models, settings.load_memory_bytes).scan())
     except ModelRefused as exc:
         _cannot_start(str(exc))
 
@@ -90,21 +90,21 @@ def check() -> None:
 @main.command()
 def openapi() -> None:
     """Print the OpenAPI document, with the models that `serve` would serve; none is loaded for it."""
-    from weighbridge.adapters import stock
+    from weighbridge.adapters import catalogue
     from weighbridge.adapters.http.model_description import describe_model
     from weighbridge.adapters.http.openapi import describe
-    from weighbridge.adapters.metrics import EMBEDDED
+    from weighbridge.adapters.metrics import EMBEDDED_LABEL
     from weighbridge.container import Container
     from weighbridge.domain.errors import ModelRefused
     from weighbridge.entrypoints.asgi import create_app
 
     container = Container(settings=_load())
     repository = container.repository()
-    parts = [describe_model(*EMBEDDED, container.embedded().signature)]
+    parts = [describe_model(*EMBEDDED_LABEL, container.embedded().signature)]
     try:
-        for name, version in stock.wanted(repository.scan()).items():
+        for name, version in catalogue.wanted(repository.scan()).items():
             signature = repository.manifest(name, version).signature()
-            golden = stock.golden_row(repository, name, version)
+            golden = catalogue.golden_row(repository, name, version)
             parts.append(describe_model(name, version, signature, golden))
     except ModelRefused as exc:
         _cannot_start(str(exc))

@@ -19,14 +19,14 @@ from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import MEMORY_BYTES
-from weighbridge.server.control import ControlPlane, Fleet, Operator, serve_control
-from weighbridge.server.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
-from weighbridge.server.models import Rollouts
+from weighbridge.adapters.system.priority import wake_gently
 from weighbridge.server.runner.runners import Runners
-from weighbridge.server.supervisor import Supervisor
-from weighbridge.server.systemd import feed_watchdog, inherited_listener, notify
-from weighbridge.server.watch import watching
-from weighbridge.server.yielding import wake_gently
+from weighbridge.server.supervisor.control import ControlPlane, Fleet, Operator, serve_control
+from weighbridge.server.supervisor.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
+from weighbridge.server.supervisor.rollouts import Rollouts
+from weighbridge.server.supervisor.supervisor import Supervisor
+from weighbridge.server.supervisor.systemd import feed_watchdog, inherited_listener, notify
+from weighbridge.server.supervisor.watch import watching
 from weighbridge.settings import InvalidSettings, Settings
 
 WORKER = (sys.executable, "-m", "weighbridge.entrypoints.worker")
@@ -37,7 +37,7 @@ Logger = Callable[[], FilteringBoundLogger]
 def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
     """Serve with the settings of this process, those that flags give first, until SIGTERM or SIGINT.
 
-    `worker` is the command of a worker, which calls `weighbridge.server.worker.work`.
+    `worker` is the command of a worker, which calls `weighbridge.server.edge.worker.work`.
     Raises InvalidSettings, CannotStart.
     """
     _occupy_standard_streams()
@@ -122,7 +122,7 @@ async def _serve_alone(ports: _Ports) -> None:
     rollouts = Rollouts(container.repository(), runners, settings, container.logger())
 
     def application() -> ASGIApp:
-        live.update(rollouts.lineup.live)
+        live.update(rollouts.catalogue.live)
         return create_app(container)
 
     alone = Alone(application, memory, settings, ports.data, rollouts, inherited=ports.inherited)

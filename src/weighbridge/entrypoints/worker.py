@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.container import Container
 from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server.worker import work
+from weighbridge.server.edge.worker import work
 from weighbridge.settings import Settings
 
 

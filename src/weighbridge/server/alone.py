@@ -13,19 +13,19 @@ from starlette.types import ASGIApp
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.acceptor import Acceptor
-from weighbridge.server.control import WorkerReport
-from weighbridge.server.gate import Gate
-from weighbridge.server.lineup import Stopping
-from weighbridge.server.listener import most_connections, reserve_descriptors
-from weighbridge.server.models import CannotStart, Rollouts
-from weighbridge.server.opening import NoModels, Opening
-from weighbridge.server.process import TICK_SECONDS
+from weighbridge.server.catalogue import Stopping
+from weighbridge.server.edge.gate import Gate
+from weighbridge.server.edge.opening import NoModels, Opening
+from weighbridge.server.edge.worker import DataPlane, tune_memory
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.runner.runners import connect
-from weighbridge.server.systemd import notify, notify_reloading
-from weighbridge.server.worker import DataPlane, tune_memory
+from weighbridge.server.supervisor.acceptor import Acceptor
+from weighbridge.server.supervisor.control import WorkerReport
+from weighbridge.server.supervisor.listener import most_connections, reserve_descriptors
+from weighbridge.server.supervisor.process import TICK_SECONDS
+from weighbridge.server.supervisor.rollouts import CannotStart, Rollouts
+from weighbridge.server.supervisor.systemd import notify, notify_reloading
 from weighbridge.settings import Settings
 
 
@@ -129,7 +129,7 @@ class Alone:
 
     def tell(self) -> None:
         """Let the application know the catalogue, once it has started."""
-        self._opening.models.tell(self._rollouts.lineup.catalogue)
+        self._opening.models.tell(self._rollouts.catalogue.entries)
 
     @property
     def _state(self) -> WorkerState:

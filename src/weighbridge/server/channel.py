@@ -14,7 +14,7 @@ class Word(Enum):
     """What a message says; some carry a text after it."""
 
     # From the supervisor to a worker
-    START = b"start"  # with the settings, and the descriptors of the scoreboard and the lineup
+    START = b"start"  # with the settings, and the descriptors of the scoreboard and the catalogue
     CONNECTIONS = b"connections"  # with a number that no other has, and descriptors; from a worker that retires, too
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
@@ -22,7 +22,7 @@ class Word(Enum):
     PREPARE = b"prepare"  # with a number, a model, and the descriptor of where it is called: be ready to serve it
     COMMIT = b"commit"  # with a number: serve what was prepared
     ABORT = b"abort"  # forget what was prepared
-    CATALOGUE = b"catalogue"  # with the descriptor of a lineup, whose catalogue counts
+    CATALOGUE = b"catalogue"  # with the descriptor of a catalogue, whose catalogue counts
     RUNNER = b"runner"  # with the numbers of an opening, an instance and a slot; descriptors of its end, and a board
     OUT = b"out"  # with the number of an opening, and why it is out of service
     # From a worker

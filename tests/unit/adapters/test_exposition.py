@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from weighbridge.adapters.exposition import Totals
-from weighbridge.adapters.metrics import EMBEDDED, UNROUTED, Model, RequestMetrics
+from weighbridge.adapters.metrics import EMBEDDED_LABEL, UNROUTED, ModelLabel, RequestMetrics
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES
 
 Observe = Callable[[RequestMetrics], None]
@@ -20,7 +20,7 @@ def observations(seconds: st.SearchStrategy[float]) -> st.SearchStrategy[list[Ob
     """Of all kinds."""
     paths = st.sampled_from(["/predict", "/predict/batch", "/health", UNROUTED])
     statuses = st.sampled_from([200, 204, 400, 422, 500, 503])
-    models = st.builds(Model, st.sampled_from("abc"), st.sampled_from("12"))
+    models = st.builds(ModelLabel, st.sampled_from("abc"), st.sampled_from("12"))
     stages = st.sampled_from(["read", "score", "write"])
     reasons = st.sampled_from(["queue", "buffers"])
     return st.lists(
@@ -37,7 +37,7 @@ def observations(seconds: st.SearchStrategy[float]) -> st.SearchStrategy[list[Ob
 
 def waiting(seconds: float) -> Observe:
     """One wait in the queue."""
-    return lambda metrics: metrics.queue_wait(EMBEDDED).observe(seconds)
+    return lambda metrics: metrics.queue_wait(EMBEDDED_LABEL).observe(seconds)
 
 
 ROUND = st.integers(0, 20 * 1024).map(lambda n: n / 1024)  # these are added without rounding
@@ -125,7 +125,7 @@ def test_before_anything_happens_every_family_is_announced_and_what_has_no_label
     [(200, "success"), (399, "success"), (400, "refused"), (499, "refused"), (500, "failed"), (504, "failed")],
 )
 def test_a_request_is_counted_by_its_status_and_its_outcome(status: int, outcome: str) -> None:
-    counts = samples(lambda metrics: metrics.route("/predict", EMBEDDED).observe(status, 0.5))
+    counts = samples(lambda metrics: metrics.route("/predict", EMBEDDED_LABEL).observe(status, 0.5))
 
     of_an_outcome = PREDICT.format(f'outcome="{outcome}",', "")
     with_status = PREDICT.format(f'outcome="{outcome}",', f'status="{status}",')
@@ -136,9 +136,9 @@ def test_a_request_is_counted_by_its_status_and_its_outcome(status: int, outcome
 
 def test_the_durations_of_one_outcome_are_one_histogram_whatever_the_status() -> None:
     counts = samples(
-        lambda metrics: metrics.route("/predict", EMBEDDED).observe(200, 0.25),
-        lambda metrics: metrics.route("/predict", EMBEDDED).observe(204, 1.0),
-        lambda metrics: metrics.route("/predict", EMBEDDED).observe(500, 8.0),
+        lambda metrics: metrics.route("/predict", EMBEDDED_LABEL).observe(200, 0.25),
+        lambda metrics: metrics.route("/predict", EMBEDDED_LABEL).observe(204, 1.0),
+        lambda metrics: metrics.route("/predict", EMBEDDED_LABEL).observe(500, 8.0),
     )
 
     success = PREDICT.format('outcome="success",', "")
@@ -171,7 +171,7 @@ def test_a_route_without_a_model_names_none() -> None:
 
 @pytest.mark.parametrize("stage", ["read", "score", "write"])
 def test_each_stage_has_its_histogram(stage: str) -> None:
-    counts = samples(lambda metrics: getattr(metrics.stages("/predict", EMBEDDED), stage).observe(0.5))
+    counts = samples(lambda metrics: getattr(metrics.stages("/predict", EMBEDDED_LABEL), stage).observe(0.5))
 
     for of in ("read", "score", "write"):
         labels = PREDICT.format("", f'stage="{of}",')
@@ -205,15 +205,15 @@ def test_more_families_come_after_those_of_the_requests() -> None:
 
 def test_what_workers_that_are_gone_counted_for_a_version_is_forgotten_and_for_others_it_is_not() -> None:
     kept: list[Observe] = [
-        lambda metrics: metrics.route("/predict", Model("a", "2")).observe(200, 0.5),
-        lambda metrics: metrics.queue_wait(Model("b", "1")).observe(0.5),
+        lambda metrics: metrics.route("/predict", ModelLabel("a", "2")).observe(200, 0.5),
+        lambda metrics: metrics.queue_wait(ModelLabel("b", "1")).observe(0.5),
         lambda metrics: metrics.route("/health").observe(200, 0.5),
         RequestMetrics.expired,
     ]
     forgotten: list[Observe] = [
-        lambda metrics: metrics.route("/predict", Model("a", "1")).observe(200, 0.5),
-        lambda metrics: metrics.stages("/predict", Model("a", "1")).score.observe(0.5),
-        lambda metrics: metrics.queue_wait(Model("a", "1")).observe(0.5),
+        lambda metrics: metrics.route("/predict", ModelLabel("a", "1")).observe(200, 0.5),
+        lambda metrics: metrics.stages("/predict", ModelLabel("a", "1")).score.observe(0.5),
+        lambda metrics: metrics.queue_wait(ModelLabel("a", "1")).observe(0.5),
     ]
     totals, others = Totals(), Totals()
     totals.absorb(counted([*kept, *forgotten]))

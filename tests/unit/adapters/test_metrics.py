@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from weighbridge.adapters.metrics import Durations, Model, RequestMetrics, RouteMetrics
+from weighbridge.adapters.metrics import Durations, ModelLabel, RequestMetrics, RouteMetrics
 from weighbridge.adapters.series import MEMORY_BYTES, SECONDS, read
 
 PATH = "/models/{name}/predict"
-ONE, TWO = Model("churn", "1"), Model("churn", "2")
+ONE, TWO = ModelLabel("churn", "1"), ModelLabel("churn", "2")
 
 
 def counted(memory: bytearray) -> dict[tuple[str, ...], float]:
@@ -23,7 +23,7 @@ class Held(NamedTuple):
     waits: Durations
 
 
-def counting(metrics: RequestMetrics, model: Model) -> Held:
+def counting(metrics: RequestMetrics, model: ModelLabel) -> Held:
     return Held(metrics.route(PATH, model), metrics.stages(PATH, model).read, metrics.queue_wait(model))
 
 
@@ -73,7 +73,7 @@ def test_what_is_held_of_a_forgotten_version_counts_anew_and_in_nobody_elses_ser
     metrics.forget(ONE)
     metrics.forget(ONE)
     expected = counted(memory)
-    metrics.queue_wait(Model("fraud", "1"))  # which takes the place of a series that was given up
+    metrics.queue_wait(ModelLabel("fraud", "1"))  # which takes the place of a series that was given up
     count(held)
 
     assert counted(memory) == expected | {
@@ -88,7 +88,7 @@ def test_a_thousand_versions_that_come_and_go_find_room() -> None:
     metrics = RequestMetrics(memory)
 
     for number in range(1000):
-        model = Model("churn", str(number))
+        model = ModelLabel("churn", str(number))
         count(counting(metrics, model))
         assert set(counted(memory).values()) == {1}
         metrics.forget(model)

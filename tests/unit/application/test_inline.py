@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.models import SCORE, FakeModel, outputs
 from weighbridge.application.inline import Inline
-from weighbridge.application.registry import Later, Served
+from weighbridge.application.live import Later, Served
 from weighbridge.domain.batch import Batch, Outputs, Rows
 from weighbridge.domain.errors import FeatureTooLarge, InferenceFailed, PredictionNotFinite
 from weighbridge.domain.signature import Column, Kind, Signature

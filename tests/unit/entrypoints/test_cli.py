@@ -14,8 +14,8 @@ from weighbridge import __version__
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.entrypoints.cli import main
-from weighbridge.server.lineup import Lineup
-from weighbridge.server.listener import listen
+from weighbridge.server.catalogue import Catalogue
+from weighbridge.server.supervisor.listener import listen
 from weighbridge.settings import Settings
 
 
@@ -164,7 +164,7 @@ def test_an_operation_says_what_came_of_it(admin: Admin, arguments: tuple[str, .
 
 def test_the_models_are_a_table(admin: Admin) -> None:
     versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
-    admin.operator.lineup = Lineup({}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
+    admin.operator.catalogue = Catalogue({}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
 
     assert run("models", "list").output.splitlines() == [
         "MODEL  VERSION  STATE    REASON",

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import pytest
 from structlog.typing import FilteringBoundLogger
 
-from tests.unit.server.shelf import FakeOpenings, FakeShelf
+from tests.unit.server.fake_repository import FakeOpenings, FakeRepository
 from tests.waiting import DEADLINE
-from weighbridge.adapters.lending import borrowed
 from weighbridge.adapters.runners.terms import Board, Placed
-from weighbridge.server import process, supervisor
+from weighbridge.adapters.system.lending import borrowed
+from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.channel import Channel, Word
-from weighbridge.server.lineup import Lineup
-from weighbridge.server.listener import listen
-from weighbridge.server.models import Rollouts
 from weighbridge.server.scoreboard import Scoreboard
-from weighbridge.server.supervisor import Supervisor
+from weighbridge.server.supervisor import process, supervisor
+from weighbridge.server.supervisor.listener import listen
+from weighbridge.server.supervisor.rollouts import Rollouts
+from weighbridge.server.supervisor.supervisor import Supervisor
 from weighbridge.settings import Settings
 
 _NO_PROCESS = 2**22
@@ -58,10 +58,10 @@ class Actor:
         self.pidfd, self._life = os.pipe()
         _, _, [memory, written] = self._end.receive()
         self.scoreboard = Scoreboard(memory)
-        self.lineup = borrowed(Lineup, written)
+        self.catalogue = borrowed(Catalogue, written)
         os.close(memory)
         os.close(written)
-        self.live = {name: placed.version for name, placed in self.lineup.live.items()}
+        self.live = {name: placed.version for name, placed in self.catalogue.live.items()}
         self.heard: list[Word] = []
         self.given: list[Placed] = []
         self.runners: list[Met] = []
@@ -157,7 +157,7 @@ class Actor:
             case Word.OUT:
                 self.out.append(text)
             case Word.CATALOGUE:
-                self.lineup = borrowed(Lineup, descriptors[0])
+                self.catalogue = borrowed(Catalogue, descriptors[0])
             case Word.CONNECTIONS:
                 self.connections += len(descriptors)
         for descriptor in descriptors:
@@ -176,7 +176,7 @@ class Stage:
     actors: list[Actor]
     supervisor: Supervisor
     rollouts: Rollouts
-    shelf: FakeShelf
+    repository: FakeRepository
     openings: FakeOpenings
     address: tuple[str, int]
     plays: Callable[[Actor, Word], str]
@@ -209,9 +209,9 @@ async def stage(
     Each version has so many runners; without any, workers call it.
     """
     read = Settings(**{"hang_timeout": DEADLINE, **settings})
-    shelf, openings = FakeShelf(), FakeOpenings(runners)
-    shelf.put("m", *models, live=models[0])
-    rollouts = Rollouts(shelf, openings, read, logger)
+    repository, openings = FakeRepository(), FakeOpenings(runners)
+    repository.put("m", *models, live=models[0])
+    rollouts = Rollouts(repository, openings, read, logger)
     actors: list[Actor] = []
 
     def start(_command: Sequence[str], descriptor: int, _environment: Mapping[str, str]) -> tuple[Actor, int]:
@@ -223,7 +223,7 @@ async def stage(
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
     with closing(listen("127.0.0.1", 0)) as listener, closing(openings):
         supervising = Supervisor([], read, listener, logger, rollouts, lambda: read, inherited=False)
-        on_stage = Stage(actors, supervising, rollouts, shelf, openings, listener.getsockname(), obeys)
+        on_stage = Stage(actors, supervising, rollouts, repository, openings, listener.getsockname(), obeys)
         ready = asyncio.Event()
         async with asyncio.timeout(DEADLINE):
             running = asyncio.ensure_future(supervising.run(ready.set))

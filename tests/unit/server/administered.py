@@ -11,10 +11,10 @@ from typing import Any
 import uvloop
 
 from tests.waiting import DEADLINE
-from weighbridge.server.control import ControlPlane, WorkerReport, serve_control
-from weighbridge.server.lineup import Lineup, Outcome
-from weighbridge.server.listener import listen
+from weighbridge.server.catalogue import Catalogue, Outcome
 from weighbridge.server.runner.runners import RunnerReport
+from weighbridge.server.supervisor.control import ControlPlane, WorkerReport, serve_control
+from weighbridge.server.supervisor.listener import listen
 
 REPORT = WorkerReport(pid=7, state="ready", age_seconds=1.5, connections=2, restarts=1, reason="killed by SIGKILL")
 RUNNER = RunnerReport(model="m", version="2", runner=1, pid=8, age_seconds=2.5, calls=10, rows=90, busy_seconds=0.75)
@@ -41,7 +41,7 @@ class FakeOperator:
     """Operates on a model m, of which version 2 is live; a test says how."""
 
     def __init__(self) -> None:
-        self.lineup = Lineup()
+        self.catalogue = Catalogue()
         self.asked: list[tuple[str, ...]] = []
         self.failure: Exception | None = None
         self.done = threading.Event()

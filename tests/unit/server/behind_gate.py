@@ -18,14 +18,14 @@ from tests.unit.log import Log
 from tests.unit.models import FakeClient, FakeClients, FakeLoader, FakeModel, in_runners
 from weighbridge.adapters import telemetry
 from weighbridge.adapters.http import envelope, fast_route
-from weighbridge.adapters.http.models import ModelHost
+from weighbridge.adapters.http.model_host import ModelHost
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.application import queue
 from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server import bare, protocol, replies
-from weighbridge.server.gate import Gate
-from weighbridge.server.lane import Lane
-from weighbridge.server.protocol import GateProtocol
+from weighbridge.server.edge import bare, protocol, replies
+from weighbridge.server.edge.gate import Gate
+from weighbridge.server.edge.lane import Lane
+from weighbridge.server.edge.protocol import GateProtocol
 
 _MADE_ID = re.compile(rb"[0-9a-f]{12}-[0-9a-f]+")
 _LENGTH = re.compile(rb"(?<=content-length: )\d+")

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from tests.waiting import DEADLINE
 from weighbridge.adapters.runners.terms import Placed, Supervision
-from weighbridge.application.catalogue import Catalogue
+from weighbridge.application.catalogue import Entries
 from weighbridge.application.readiness import Readiness
 from weighbridge.domain.errors import ModelRefused
 
@@ -33,7 +33,7 @@ class FakeModels:
     def __init__(self) -> None:
         self.installed: list[str] = []
         self.dropped: list[str] = []
-        self.told: list[Catalogue] = []
+        self.told: list[Entries] = []
         self.placed: list[Placed] = []
         self.connected: list[Asked] = []
         self.out: list[tuple[int, str]] = []
@@ -65,8 +65,8 @@ class FakeModels:
     def supervise(self, broken: Supervision) -> None:
         self.broken = broken
 
-    def tell(self, catalogue: Catalogue) -> None:
-        self.told.append(catalogue)
+    def tell(self, entries: Entries) -> None:
+        self.told.append(entries)
 
 
 @dataclass

@@ -17,8 +17,8 @@ from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
 from tests.unit.log import Log
+from tests.unit.server.fake_repository import FakeOpenings, FakeRepository
 from tests.unit.server.opened import Asked, FakeModels, application
-from tests.unit.server.shelf import FakeOpenings, FakeShelf
 from tests.unit.trained import ANSWER, NAME, ROW, trained
 from tests.waiting import DEADLINE, until
 from weighbridge.adapters.logs import start_logging
@@ -27,11 +27,11 @@ from weighbridge.adapters.runners.terms import Placed
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server.alone import Alone
-from weighbridge.server.listener import listen, url_of
-from weighbridge.server.models import CannotStart, Rollouts
-from weighbridge.server.opening import NoModels, Opening
+from weighbridge.server.edge.opening import NoModels, Opening
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.runners import Runners
+from weighbridge.server.supervisor.listener import listen, url_of
+from weighbridge.server.supervisor.rollouts import CannotStart, Rollouts
 from weighbridge.settings import Settings
 
 
@@ -46,10 +46,12 @@ async def stopped_while_it_starts(_scope: Scope, receive: Receive, send: Send) -
 
 
 @contextmanager
-def alone(app: ASGIApp, logger: FilteringBoundLogger, shelf: FakeShelf, openings: FakeOpenings) -> Iterator[Alone]:
+def alone(
+    app: ASGIApp, logger: FilteringBoundLogger, repository: FakeRepository, openings: FakeOpenings
+) -> Iterator[Alone]:
     """The one process, yet to be run."""
     settings = Settings(load_timeout=0.3)
-    rollouts = Rollouts(shelf, openings, settings, logger)
+    rollouts = Rollouts(repository, openings, settings, logger)
     with closing(listen("127.0.0.1", 0)) as listener:
         yield Alone(lambda: app, bytearray(8), settings, listener, rollouts, inherited=False)
 
@@ -61,7 +63,7 @@ async def run(service: Alone) -> None:
 
 
 def test_a_service_that_is_stopped_while_it_starts_ends_normally(logger: FilteringBoundLogger) -> None:
-    with alone(stopped_while_it_starts, logger, FakeShelf(), FakeOpenings()) as service:
+    with alone(stopped_while_it_starts, logger, FakeRepository(), FakeOpenings()) as service:
         asyncio.run(run(service))
 
         assert service.not_ready() == "draining"
@@ -78,9 +80,9 @@ class Interrupted(FakeOpenings):
 
 
 def test_a_service_that_is_stopped_while_its_models_are_opened_ends_normally(logger: FilteringBoundLogger) -> None:
-    shelf = FakeShelf()
-    shelf.put("m", "1")
-    with alone(FastAPI(), logger, shelf, Interrupted()) as service:
+    repository = FakeRepository()
+    repository.put("m", "1")
+    with alone(FastAPI(), logger, repository, Interrupted()) as service:
         asyncio.run(run(service))
 
         assert service.not_ready() == "draining"
@@ -100,14 +102,14 @@ def raising(error: Exception) -> FastAPI:
 def test_a_service_that_cannot_serve_its_models_cannot_start(logger: FilteringBoundLogger) -> None:
     app = raising(ModelRefused("models/m/1: it is broken"))
     with (
-        alone(app, logger, FakeShelf(), FakeOpenings()) as service,
+        alone(app, logger, FakeRepository(), FakeOpenings()) as service,
         pytest.raises(CannotStart, match=r"^models/m/1: it is broken$"),
     ):
         asyncio.run(run(service))
 
 
 def test_a_service_that_cannot_start_for_another_reason_ends_as_ever(logger: FilteringBoundLogger) -> None:
-    with alone(raising(RuntimeError()), logger, FakeShelf(), FakeOpenings()) as service, pytest.raises(SystemExit):
+    with alone(raising(RuntimeError()), logger, FakeRepository(), FakeOpenings()) as service, pytest.raises(SystemExit):
         asyncio.run(run(service))
 
 
@@ -119,7 +121,7 @@ def test_what_does_not_open_in_time_is_refused(logger: FilteringBoundLogger) -> 
         with pytest.raises(ModelRefused, match=r"^models/m/2: expected it to open within 0.3 s, got one that did not$"):
             await service.prepare("m", await FakeOpenings().open("m", "2", Options()))
 
-    with alone(FastAPI(), logger, FakeShelf(), FakeOpenings()) as service:
+    with alone(FastAPI(), logger, FakeRepository(), FakeOpenings()) as service:
         service._opening = Opening(opening)
         asyncio.run(main())
     service.abort()
@@ -142,9 +144,9 @@ class Hanging(NoModels):
 @asynccontextmanager
 async def running(logger: FilteringBoundLogger, openings: FakeOpenings, models: FakeModels) -> AsyncIterator[Rollouts]:
     """The one process, with version 1 of a model m, which has others; it is stopped in the end."""
-    shelf, ready = FakeShelf(), asyncio.Event()
-    shelf.put("m", "1", "2", "3", "4", live="1")
-    with alone(application(models), logger, shelf, openings) as service, closing(openings):
+    repository, ready = FakeRepository(), asyncio.Event()
+    repository.put("m", "1", "2", "3", "4", live="1")
+    with alone(application(models), logger, repository, openings) as service, closing(openings):
         async with asyncio.timeout(DEADLINE):
             serving = asyncio.ensure_future(service.run(ready.set))
             await ready.wait()
@@ -253,7 +255,7 @@ def test_the_one_process_has_its_models_in_processes_that_end_with_it(tmp_path: 
             ready = asyncio.Event()
 
             def app() -> ASGIApp:
-                live.update(rollouts.lineup.live)
+                live.update(rollouts.catalogue.live)
                 return create_app(container)
 
             with closing(listen("127.0.0.1", 0)) as listener:

@@ -162,4 +162,4 @@ def install_handlers(app: FastAPI) -> None:
 def _names_no_model(request: Request) -> bool:
     """Whether the path is beneath the models, but not beneath one of them: so every bad name gets the same reply."""
     _, models, beneath = request.scope["path"].partition("/models/")
-    return bool(models) and beneath.split("/")[0] not in request.app.state.container.models().catalogue
+    return bool(models) and beneath.split("/")[0] not in request.app.state.container.models().entries

@@ -39,12 +39,12 @@ from weighbridge.adapters.http.errors import (
     reply_to_invalid,
 )
 from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply, internal_error, overloaded
-from weighbridge.adapters.metrics import NO_MODEL, Durations, Model, RouteMetrics
+from weighbridge.adapters.metrics import NO_MODEL, Durations, ModelLabel, RouteMetrics
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.application.admission import SHORT, Overloaded, ServiceTime
+from weighbridge.application.live import Later
 from weighbridge.application.queue import Queue
 from weighbridge.application.readiness import NotReady
-from weighbridge.application.registry import Later
 from weighbridge.domain.errors import InferenceFailed, ModelCrashed
 
 Headers = Mapping[bytes, bytes]
@@ -84,7 +84,9 @@ class Steps:
     locate: Callable[[OfARow, Any], Location] = among_instances
     admit: Callable[[float], None] | None = None
 
-    def compiled(self, path: str, model: Model, telemetry: RequestTelemetry, *others: Any, status: int = 200) -> Call:
+    def compiled(
+        self, path: str, model: ModelLabel, telemetry: RequestTelemetry, *others: Any, status: int = 200
+    ) -> Call:
         """The steps as one function, timed as stages of the route with this path; `score` is given `others`, too."""
         accepted, admit = self.accepted, self.admit
         next_stages = _timed_now_and_then((self.read, self.score, self.write), telemetry.metrics.stages(path, model))
@@ -158,7 +160,7 @@ class CompiledRoute:
 
     call: Call
     metrics: RouteMetrics
-    model: Model = NO_MODEL
+    model: ModelLabel = NO_MODEL
     waits: Durations | None = None
     is_remote: bool = False
     service_time: ServiceTime = field(default_factory=ServiceTime)
@@ -176,7 +178,7 @@ class FastRoute(APIRoute):
     a reply's type a method `write(headers)` that gives media type and bytes. Both roads use them.
     """
 
-    model: Model = NO_MODEL
+    model: ModelLabel = NO_MODEL
     """Which one answers; requests to a route that asks none never wait."""
 
     @property

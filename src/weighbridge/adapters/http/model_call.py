@@ -15,7 +15,7 @@ from weighbridge.adapters.http.fast_route import Headers, Steps, check_is_json
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.http.rows import count_marks, count_rows, without_texts
 from weighbridge.adapters.http.signature_types import STRICT, SignatureTypes
-from weighbridge.application.registry import Later, Served
+from weighbridge.application.live import Later, Served
 from weighbridge.domain.batch import Outputs
 from weighbridge.domain.errors import FeatureCountMismatch, FeatureTooLarge, TooManyRows
 from weighbridge.domain.signature import Signature

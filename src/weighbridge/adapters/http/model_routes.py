@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.fast_route import FastRoute, answer
 from weighbridge.adapters.http.model_description import LIVE, VERSIONED
-from weighbridge.adapters.http.models import ModelHost, Opened
+from weighbridge.adapters.http.model_host import ModelHost, Opened
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.manifest import ColumnSpec
@@ -71,13 +71,13 @@ _NO_MODEL = {**problems(Problem.MODEL_NOT_FOUND), "4XX": problems(Problem.BAD_RE
 @router.get("/models", summary="All models")
 def all_models(models: ModelsDep) -> Models:
     """Name the models, and the version of each that is live."""
-    return Models(models=[ModelSummary.of(entry) for _, entry in sorted(models.catalogue.items())])
+    return Models(models=[ModelSummary.of(entry) for _, entry in sorted(models.entries.items())])
 
 
 @router.get("/models/{name}", summary="One model", responses=_NO_MODEL)
 async def one_model(name: str, models: ModelsDep) -> ModelPage:
     """Tell what a model takes and gives, and which versions there are."""
-    entry, signature = models.catalogue.get(name), models.signature(name)
+    entry, signature = models.entries.get(name), models.signature(name)
     if entry is None:
         raise ModelNotFound
     return ModelPage(

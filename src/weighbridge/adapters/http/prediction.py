@@ -14,7 +14,7 @@ from weighbridge.adapters.http.fast_route import FastRoute, Headers, check_is_js
 from weighbridge.adapters.http.openapi import problems
 from weighbridge.adapters.http.problems import Problem, RefusedRequest
 from weighbridge.adapters.http.rows import read_batch
-from weighbridge.adapters.metrics import EMBEDDED
+from weighbridge.adapters.metrics import EMBEDDED_LABEL
 
 BINARY = b"application/octet-stream"
 _DOUBLE = np.dtype("<f8")
@@ -23,7 +23,7 @@ _DOUBLE = np.dtype("<f8")
 class EmbeddedRoute(FastRoute):
     """A route to the embedded model."""
 
-    model = EMBEDDED
+    model = EMBEDDED_LABEL
 
 
 router = APIRouter(route_class=EmbeddedRoute, tags=["prediction"])

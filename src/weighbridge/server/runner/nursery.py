@@ -16,7 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from weighbridge.adapters.lending import borrowed
+from weighbridge.adapters.system.lending import borrowed
+from weighbridge.adapters.system.priority import wake_at_once
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.confinement import confine, end_with, is_of_memory
@@ -24,7 +25,6 @@ from weighbridge.server.runner.opening import open_version
 from weighbridge.server.runner.orders import Order
 from weighbridge.server.runner.runner import OutOfMemory, Runner
 from weighbridge.server.runner.vitals import SharedVitals
-from weighbridge.server.yielding import wake_at_once
 from weighbridge.settings import Settings
 
 _LONGEST_REASON = 4096  # characters

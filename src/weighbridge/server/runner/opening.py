@@ -12,10 +12,10 @@ from weighbridge.adapters.loading import Loader
 from weighbridge.adapters.manifest import MANIFEST, Manifest, row_of
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runtimes import Trust
+from weighbridge.adapters.system.priority import giving_way
 from weighbridge.application.ports import Model
 from weighbridge.domain.batch import Batch
 from weighbridge.server.runner.orders import Order, Report
-from weighbridge.server.yielding import giving_way
 from weighbridge.settings import Settings
 
 _REPEATS = 5

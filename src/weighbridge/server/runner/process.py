@@ -12,7 +12,7 @@ from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
 
-from weighbridge.adapters.lending import lent
+from weighbridge.adapters.system.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.runner.orders import Order, Report

@@ -14,13 +14,13 @@ from weighbridge.adapters.manifest import Manifest, Options
 from weighbridge.adapters.process_metrics import HostedStatus, RunnerStatus, runner_families
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
+from weighbridge.adapters.system.machine import memory_limit, usable_cores
+from weighbridge.adapters.system.priority import aside
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.opening import Models
+from weighbridge.server.edge.opening import Models
 from weighbridge.server.runner.hosted import Hosted
-from weighbridge.server.runner.machine import memory_limit, usable_cores
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import Nursery, RunnerProcess
-from weighbridge.server.yielding import aside
 from weighbridge.settings import Settings
 
 INLINE = ("linear", "onnx", "xgboost", "lightgbm")

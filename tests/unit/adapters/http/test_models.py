@@ -27,7 +27,7 @@ from tests.unit.models import (
     in_runners,
     outputs,
 )
-from weighbridge.adapters.http.models import ModelHost
+from weighbridge.adapters.http.model_host import ModelHost
 from weighbridge.adapters.metrics import REQUEST
 from weighbridge.adapters.runners.terms import Board, Placed
 from weighbridge.adapters.series import read

@@ -15,7 +15,7 @@ from weighbridge.adapters.http.fast_route import Headers
 from weighbridge.adapters.http.model_call import steps
 from weighbridge.adapters.http.signature_types import SignatureTypes, example
 from weighbridge.application.inline import Inline
-from weighbridge.application.registry import Served
+from weighbridge.application.live import Served
 from weighbridge.domain.signature import Column, Kind, Signature
 
 HEADERS: Headers = {name.encode(): value.encode() for name, value in JSON.items()}

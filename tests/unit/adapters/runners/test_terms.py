@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from weighbridge.adapters.lending import borrowed, lent
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
+from weighbridge.adapters.system.lending import borrowed, lent
 
 
 @pytest.mark.parametrize(

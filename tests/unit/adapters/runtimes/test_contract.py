@@ -17,8 +17,8 @@ from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.manifest import Manifest, row_of
 from weighbridge.adapters.runtimes import Trust, runtime
 from weighbridge.application.inline import Inline
+from weighbridge.application.live import Served
 from weighbridge.application.ports import Model
-from weighbridge.application.registry import Served
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import FeatureTooLarge, PredictionNotFinite
 from weighbridge.domain.signature import Kind

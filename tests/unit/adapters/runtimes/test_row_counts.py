@@ -13,8 +13,8 @@ from weighbridge.adapters.runtimes.python import PythonModel
 from weighbridge.adapters.runtimes.sklearn import SklearnModel
 from weighbridge.adapters.runtimes.trees import TreeModel
 from weighbridge.application.inline import Inline
+from weighbridge.application.live import Served
 from weighbridge.application.ports import Model
-from weighbridge.application.registry import Served
 from weighbridge.domain.errors import InferenceFailed
 from weighbridge.domain.signature import Column, Kind, Signature
 

@@ -17,9 +17,9 @@ import pytest
 import weighbridge
 from tests.starving import open_files
 from tests.waiting import DEADLINE, until
-from weighbridge.adapters.lending import lent
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners import frames
+from weighbridge.adapters.system.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Message, Word
 from weighbridge.server.runner import nursery, opening

@@ -11,10 +11,10 @@ import weighbridge
 from tests.unit.models import FakeModel, outputs
 from weighbridge.adapters.manifest import Manifest
 from weighbridge.adapters.repository import Repository
+from weighbridge.adapters.system import priority
 from weighbridge.domain.batch import Batch, Outputs
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
-from weighbridge.server import yielding
 from weighbridge.server.runner import opening
 from weighbridge.server.runner.opening import open_version
 from weighbridge.server.runner.orders import Order, Report
@@ -174,7 +174,7 @@ USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @pytest.mark.parametrize(
-    ("is_idle", "threads", "priority"),
+    ("is_idle", "threads", "expected"),
     [
         (True, 1, (19, os.SCHED_BATCH)),
         (False, 1, (USUAL, os.SCHED_BATCH)),
@@ -188,15 +188,15 @@ def test_opening_gives_way_where_the_machine_has_anything_left_and_calls_do_not(
     *,
     is_idle: bool,
     threads: int,
-    priority: tuple[int, int],
+    expected: tuple[int, int],
 ) -> None:
     seen = []
-    monkeypatch.setattr(yielding, "_is_idle", lambda: is_idle)
+    monkeypatch.setattr(priority, "_is_idle", lambda: is_idle)
     monkeypatch.setattr(opening, "_measured", lambda *_: seen.append(_priority()))
 
     open_version(replace(order, threads=threads), Settings(models=str(tmp_path)))
 
-    assert seen == [priority]
+    assert seen == [expected]
     assert _priority() == (USUAL, os.sched_getscheduler(0))
 
 

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from weighbridge.adapters.lending import borrowed, lent
+from weighbridge.adapters.system.lending import borrowed, lent
 from weighbridge.server.runner.orders import Order, Report
 
 

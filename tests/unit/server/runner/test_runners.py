@@ -18,7 +18,7 @@ from weighbridge.adapters.manifest import Options
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Board, Terms
 from weighbridge.domain.errors import ModelRefused
-from weighbridge.server.opening import Models
+from weighbridge.server.edge.opening import Models
 from weighbridge.server.runner import runners
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.orders import Order, Report

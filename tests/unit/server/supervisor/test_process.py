@@ -1,0 +1,27 @@
+"""What a worker is started with."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from weighbridge.server.catalogue import Catalogue
+from weighbridge.server.supervisor.process import WorkerProcess
+from weighbridge.settings import Settings
+
+
+def test_a_worker_does_not_know_the_token_of_the_admin_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", "sixteen-characters")
+    monkeypatch.setenv("WEIGHBRIDGE_LOG_LEVEL", "error")
+
+    async def environment() -> bytes:
+        worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), Catalogue(), slot=0, most_connections=1)
+        read = await asyncio.to_thread(Path(f"/proc/{worker.pid}/environ").read_bytes)
+        worker.kill("the test is over")
+        worker.ended()
+        return read
+
+    names = {line.partition(b"=")[0] for line in asyncio.run(environment()).split(b"\0")}
+    assert b"WEIGHBRIDGE_LOG_LEVEL" in names
+    assert b"WEIGHBRIDGE_ADMIN_TOKEN" not in names
