@@ -10,10 +10,11 @@ import re
 import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.dataclasses import dataclass
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -45,6 +46,40 @@ class InvalidSettings(Exception):
     def __init__(self, *problems: str) -> None:
         # A name or a path may hold a line break of its own.
         super().__init__("\n".join(" ".join(problem.splitlines()) for problem in problems))
+
+
+def _plain(path: str) -> str:
+    """An absolute path that leads straight down."""
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("expected an absolute path without ..")
+    return path
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Rights:
+    """Rights beyond computing: reading and writing below absolute paths, and connections to TCP ports."""
+
+    read: tuple[Annotated[str, AfterValidator(_plain)], ...] = ()
+    write: tuple[Annotated[str, AfterValidator(_plain)], ...] = ()
+    connect: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+
+    def beyond(self, granted: "Rights") -> list[str]:
+        """The rights of these that are not within the granted ones, in words."""
+        lacking = [
+            f"{kind} {path}"
+            for kind, paths, within in (("read", self.read, granted.read), ("write", self.write, granted.write))
+            for path in paths
+            if not any(PurePosixPath(path).is_relative_to(above) for above in within)
+        ]
+        return lacking + [f"connect {port}" for port in self.connect if port not in granted.connect]
+
+
+NO_RIGHTS = Rights()
+
+
+def _json_object(value: object) -> object:
+    """Environment variables are texts: there the rights are written as JSON."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _json_array(value: object) -> object:
@@ -110,6 +145,13 @@ class Settings(BaseSettings):
     )
     trusted_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_array)] = Field(
         (), description="types that skops files may hold beside scikit-learn's own: a JSON array of dotted names"
+    )
+    sandbox: Literal["auto", "require", "off"] = Field(
+        "auto", description="whether models give up their rights before they are opened"
+    )
+    grants: Annotated[Rights, NoDecode, BeforeValidator(_json_object)] = Field(
+        Rights(),
+        description="rights that models whose format is code may be given by their rollout.toml",
     )
     python_models: bool = Field(
         False, description="let manifests name Python classes to import, which can run any code"
@@ -301,8 +343,16 @@ def _wrong(field: str, came: Mapping[str, object]) -> str:
 def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:
     """Whether a value from the file, which unlike a text has a type, is of the setting's."""
     names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, str: {"string"}, list: {"array"}}
+    if "$ref" in schema:
+        return isinstance(value, dict)
     options = {option.get("type") for option in schema.get("anyOf", [schema])}
     return bool(names.get(type(value), set()) & options)
+
+
+_OTHERS = {
+    "boolean": "true or false",
+    "object": "a JSON object of read and write, lists of absolute paths, and connect, a list of TCP ports",
+}
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:
@@ -321,9 +371,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
             return f"{_in_words(number)}, or {word}"
         case {"anyOf": [{"format": "password", "minLength": length}, _]}:
             return f"a text of at least {length} characters of ASCII, without spaces and line breaks"
-        case {"type": "boolean"}:
-            return "true or false"
         case {"type": "integer", "minimum": low}:
             return f"an integer of at least {low}"
         case _:
-            return "a text that is not empty"
+            return _OTHERS.get("object" if "$ref" in schema else schema.get("type", ""), "a text that is not empty")

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
@@ -32,7 +33,7 @@ from weighbridge.adapters.process_metrics import (
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
 from weighbridge.application.catalogue import VersionState
 from weighbridge.server.supervisor.rollouts import OPERATIONS
-from weighbridge.settings import CONFIG_VARIABLE, Settings
+from weighbridge.settings import CONFIG_VARIABLE, NO_RIGHTS, Settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "weighbridge.toml"
@@ -61,7 +62,7 @@ def _default(field: str) -> str:
     value: Any = Settings.model_fields[field].default
     if value is None:
         return "not set"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(to_jsonable_python(value))
 
 
 def _description(field: str) -> str:
@@ -319,7 +320,8 @@ def test_the_page_of_models_has_every_key_in_the_order_of_the_code(heading: str,
 
 
 def test_the_page_of_models_has_the_default_of_each_option() -> None:
-    defaults = {key: field.default for key, field in Options.model_fields.items() if field.default is not None}
+    none = (None, NO_RIGHTS)
+    defaults = {key: field.default for key, field in Options.model_fields.items() if field.default not in none}
     rows = [row for row in _rows("docs/models.md") if row[0] in defaults]
 
     assert {row[0]: row[1] for row in rows} == {key: json.dumps(default) for key, default in defaults.items()}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weighbridge.domain.errors import InvalidSignature, ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
+from weighbridge.settings import NO_RIGHTS, Rights
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of models."""
@@ -24,6 +25,9 @@ MANIFEST = "model.toml"
 ROLLOUT = "rollout.toml"
 
 RuntimeName = Literal["linear", "onnx", "sklearn", "xgboost", "lightgbm", "python"]
+
+CODE: tuple[RuntimeName, ...] = ("python",)
+"""Runtimes whose formats are code: what a version of theirs may do, its author says."""
 
 _Version = Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
 _MOST = 2**63 - 1  # of a TOML integer; tomllib reads larger ones
@@ -145,7 +149,8 @@ class Options(_Strict):
     the cost that is measured. `instances` is the number of its runners, and `threads` the number of threads that each
     computes with, which the service chooses if it is None. One call of the model takes at most `max_batch_rows` rows
     and `call_timeout` seconds, and a runner at most `memory` bytes; None stands for the service's own settings.
-    `repeat` says whether a call for several requests that fails is repeated for fewer of them.
+    `repeat` says whether a call for several requests that fails is repeated for fewer of them. `rights` are what a
+    version may do beyond computing, within the setting `grants`.
     """
 
     placement: Literal["inline", "runner"] | None = None
@@ -155,6 +160,7 @@ class Options(_Strict):
     call_timeout: Annotated[float, Field(gt=0)] | None = None
     memory: Annotated[int, Field(ge=1024**2, le=_MOST)] | None = None
     repeat: bool = True
+    rights: Rights = NO_RIGHTS
 
 
 class Rollout(Options):

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.metrics_core import Metric
 
 from weighbridge import __version__
+from weighbridge.adapters.system.sandbox import Sandbox
 from weighbridge.settings import Settings
 
 SUPERVISOR = "supervisor"
@@ -124,8 +125,15 @@ def process_families(
     yield _gauge("process_open_fds", "Open file descriptors.", "process", descriptors)
     build = {"version": __version__, "python": platform.python_version()}
     yield InfoMetricFamily("weighbridge_build", "What runs here.", value=build)
+    yield InfoMetricFamily("weighbridge_sandbox", "The rights that models give up.", value=_sandbox(settings))
     shown = {name: str(getattr(settings, name)).lower() for name in SHOWN_SETTINGS}
     yield InfoMetricFamily("weighbridge_settings", "Settings that say how much is let in.", value=shown)
+
+
+def _sandbox(settings: Settings) -> dict[str, str]:
+    offered = Sandbox.offered()
+    seccomp = "true" if offered.filters else "false"
+    return {"mode": settings.sandbox, "landlock": str(offered.landlock), "seccomp": seccomp}
 
 
 def runner_families(runners: Sequence[RunnerStatus], versions: Sequence[HostedStatus]) -> Iterator[Metric]:

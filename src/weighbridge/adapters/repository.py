@@ -30,6 +30,7 @@ _MOST_DOTS = 64
 _BARE_DOTS = re.compile(rb"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){%d}" % _MOST_DOTS)
 _QUOTED_DOT = re.compile(rb"[\"'][ \t]*+\.")
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # neither a pipe nor a terminal is waited for
+_PASSING = _FLAGS | getattr(os, "O_PATH", 0)  # on the way to another: a sandbox lets nobody list what is beside it
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -37,6 +38,8 @@ _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFSOCK: "a socket",
 }
 _MISSING = {errno.ENOENT: "nothing", errno.ENOTDIR: "a file", errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
 
@@ -188,12 +191,14 @@ class Repository:
             raise ModelRefused("models: expected a directory, got none; set WEIGHBRIDGE_MODELS")
         with ExitStack() as stack:
             with _told("models", "a directory"):
-                directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+                passing = os.O_DIRECTORY | (getattr(os, "O_PATH", 0) if names else 0)
+                directory = os.open(self._root, os.O_RDONLY | passing)
             stack.callback(os.close, directory)
             path = "models"
-            for name in names:
+            for place, name in enumerate(names, 1):
                 path = f"{path}/{name}"
-                directory = stack.enter_context(_open(directory, name, path, stat.S_IFDIR))
+                flags = _FLAGS if place == len(names) else _PASSING
+                directory = stack.enter_context(_open(directory, name, path, stat.S_IFDIR, flags))
             yield directory
 
     def _model(self, root: int, name: str, digests: dict[tuple[int, ...], str]) -> FoundModel:
@@ -269,10 +274,10 @@ def _told(path: str, expected: str) -> Iterator[None]:
 
 
 @contextmanager
-def _open(directory: int, name: str, path: str, kind: int) -> Iterator[int]:
+def _open(directory: int, name: str, path: str, kind: int, flags: int = _FLAGS) -> Iterator[int]:
     """The descriptor of what must be of this kind. Raises ModelRefused."""
     with _told(path, _KINDS[kind]):
-        descriptor = os.open(name, _FLAGS, dir_fd=directory)
+        descriptor = os.open(name, flags, dir_fd=directory)
     try:
         got = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if got != kind:

@@ -76,15 +76,24 @@ def check() -> None:
     """Say whether the settings are valid and the models can be found, and print all settings."""
     from weighbridge.adapters import catalogue
     from weighbridge.adapters.repository import Repository
+    from weighbridge.adapters.system.sandbox import Sandbox
     from weighbridge.domain.errors import ModelRefused
 
     settings = _load()
     for name, value in settings.model_dump(mode="json").items():
-        click.echo(f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}")
+        click.echo(f"# {name} is not set" if value is None else f"{name} = {_in_toml(value)}")
+    click.echo(f"# sandbox: {Sandbox.offered().words}")
     try:
         catalogue.check(Repository(settings.models, settings.load_memory_bytes).scan())
     except ModelRefused as exc:
         _cannot_start(str(exc))
+
+
+def _in_toml(value: Any) -> str:
+    """A value as a line of the settings' file has it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_in_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)
 
 
 @main.command()

@@ -20,6 +20,7 @@ from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.adapters.system.priority import wake_gently
+from weighbridge.adapters.system.sandbox import Sandbox
 from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor.control import ControlPlane, Fleet, Operator, serve_control
 from weighbridge.server.supervisor.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
@@ -82,6 +83,8 @@ class _Ports:
         if settings.python_models or settings.trusted_types:
             allowed = {"python_models": settings.python_models, "trusted_types": settings.trusted_types}
             logger.warning("models_may_run_code", **allowed)
+        if settings.models is not None:
+            _tell_of_sandbox(settings, logger)
         if self._admin is not None:
             logger.info("admin_listening", url=url_of(self._admin, secure=False))
         logger.info("listening", url=self._url)
@@ -89,6 +92,14 @@ class _Ports:
             click.echo(_welcome(self._url, self.settings), err=True)
         notify("READY=1")
         self._watchdog = asyncio.ensure_future(feed_watchdog())
+
+
+def _tell_of_sandbox(settings: Settings, logger: FilteringBoundLogger) -> None:
+    """Say which rights models give up here: all but what this machine lacks something for."""
+    sandbox = Sandbox.offered()
+    is_whole = settings.sandbox != "off" and not sandbox.lacking
+    tell = logger.info if is_whole else logger.warning
+    tell("sandbox", mode=settings.sandbox, landlock=sandbox.landlock, seccomp=sandbox.filters, lacking=sandbox.lacking)
 
 
 async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, Any]) -> None:

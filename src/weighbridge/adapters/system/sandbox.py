@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
+from weighbridge.settings import Rights
+
 _WHOLE_ABI = 6  # of Landlock: the first that scopes signals and abstract sockets
 
 _READABLE = (
@@ -23,7 +25,6 @@ _READABLE = (
 )  # fmt: skip
 """Files and directories that libraries read to fit themselves to the machine; none tells of another process."""
 
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108  # joblib keeps the locks between its threads there
 _NAME_RESOLUTION = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf")
 _DNS_PORT = 53
 
@@ -38,19 +39,6 @@ _FORBIDDEN = (
     "open_tree", "pivot_root", "setns", "umount2", "unshare",
 )  # fmt: skip
 _INET, _INET6 = 2, 10  # address families of Linux' socket.h
-
-
-@dataclass(frozen=True, slots=True)
-class Rights:
-    """What a process keeps: reading and writing below these paths, and connections to these TCP ports.
-
-    `shares_memory` is for libraries that compute with several threads and keep their locks in shared memory.
-    """
-
-    read: tuple[str, ...] = ()
-    write: tuple[str, ...] = ()
-    connect: tuple[int, ...] = ()
-    shares_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +60,18 @@ class Sandbox:
         return cls(landlock, filters)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it leaves nothing open."""
-        return self.landlock >= _WHOLE_ABI and self.filters
+    def lacking(self) -> list[str]:
+        """What would have to be there for it to leave nothing open."""
+        return [
+            *([f"Landlock of version {_WHOLE_ABI} or later in the kernel"] if self.landlock < _WHOLE_ABI else ()),
+            *(["libseccomp"] if not self.filters else ()),
+        ]
+
+    @property
+    def words(self) -> str:
+        """The offer for an operator to read."""
+        landlock = f"Landlock, version {self.landlock}" if self.landlock else "no Landlock"
+        return f"{landlock}; {'system calls are filtered' if self.filters else 'no filter of system calls'}"
 
     def enter(self, rights: Rights) -> None:
         """Give up all other rights for ever: in this thread, and in those and the processes that it starts from now on.
@@ -95,7 +92,7 @@ def _restrict_files(rights: Rights) -> None:
     writing |= access.MAKE_REG | access.MAKE_DIR | access.REMOVE_FILE | access.REMOVE_DIR
     of_files = access.READ_FILE | access.WRITE_FILE | access.TRUNCATE
     offered = [(path, reading) for path in (*_importable(), *_READABLE, *(_NAME_RESOLUTION if rights.connect else ()))]
-    offered += [("/dev/null", writing), *([(_SHARED_MEMORY, writing)] if rights.shares_memory else ())]
+    offered.append(("/dev/null", writing))
     granted = [*((path, reading) for path in rights.read), *((path, writing) for path in rights.write)]
     with landlock.Ruleset(scoped=scope.SIGNAL | scope.ABSTRACT_UNIX_SOCKET) as ruleset:
         for path, allowed in (*((path, allowed) for path, allowed in offered if Path(path).exists()), *granted):

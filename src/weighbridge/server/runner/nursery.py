@@ -10,14 +10,17 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 from weighbridge.adapters.system.lending import borrowed
 from weighbridge.adapters.system.priority import wake_at_once
+from weighbridge.adapters.system.sandbox import Sandbox
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.confinement import confine, end_with, is_of_memory
@@ -119,6 +122,7 @@ def _be_runner(parent: int, settings: Settings, descriptors: list[int]) -> NoRet
 def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Settings) -> int:
     confine(order.memory, _MOST_DESCRIPTORS + 4 * settings.workers)
     try:
+        _enter_sandbox(order, settings)
         model, report = open_version(order, settings)
     except ModelRefused as exc:
         control.send(Word.FAILED, f"{'memory' if is_of_memory(exc) else 'refused'} {str(exc)[:_LONGEST_REASON]}")
@@ -141,6 +145,28 @@ def _answer(control: Channel, order: Order, shared: SharedVitals, settings: Sett
     return 0
 
 
+def _enter_sandbox(order: Order, settings: Settings) -> None:
+    """Keep only the rights of the order, and to read the version. Raises ModelRefused."""
+    if order.scratch is not None:
+        os.environ.update(HOME=order.scratch, TMPDIR=order.scratch)
+        tempfile.tempdir = None  # it is looked for once
+    if settings.sandbox == "off":
+        return
+    path, sandbox = f"models/{order.name}/{order.version}", Sandbox.offered()
+    if settings.sandbox == "require" and sandbox.lacking:
+        raise ModelRefused(
+            f"{path}: WEIGHBRIDGE_SANDBOX requires {' and '.join(sandbox.lacking)}, which this machine does not have"
+        )
+    version = Path(settings.models or "").resolve() / order.name / order.version
+    rights = order.rights
+    read = (*rights.read, *([str(version)] if version.is_dir() else ()))  # what is wrong with it, the loader says
+    write = rights.write if order.scratch is None else (*rights.write, order.scratch)
+    try:
+        sandbox.enter(replace(order.rights, read=read, write=write))
+    except OSError as exc:
+        raise ModelRefused(f"{path}: its rights cannot be restricted: {exc.strerror}: {exc.filename}") from exc
+
+
 def main() -> None:
     """Be the nursery whose channel is the descriptor that the command line names."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
@@ -154,6 +180,7 @@ def main() -> None:
     with suppress(ImportError):  # the runner says which package is missing
         for module in (f"weighbridge.adapters.runtimes.{runtime}", *_LIBRARIES.get(runtime, ())):
             import_module(module)
+    Sandbox.offered()  # imports what is needed of it, too
     gc.collect()
     gc.freeze()  # so that the collector writes to no page that runners share
     _Nursery(channel, settings).run()

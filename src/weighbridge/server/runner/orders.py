@@ -6,6 +6,8 @@ from typing import Annotated, Self
 import orjson
 from pydantic import Field, TypeAdapter
 
+from weighbridge.settings import NO_RIGHTS, Rights
+
 _SLICE_SECONDS = 0.005
 _MOST_SLICE_ROWS = 1_000_000
 
@@ -15,7 +17,7 @@ class Order:
     """A version to open; its manifest as it was read, whatever has become of the file since.
 
     `memory` is the most that the process may have, in bytes. A call that raises is made again in halves of its
-    requests where it may be `repeated`.
+    requests where it may be `repeated`. Beyond computing it has these `rights`, and those to its `scratch` directory.
     """
 
     name: str
@@ -25,6 +27,8 @@ class Order:
     memory: int
     max_batch_rows: int
     repeat: bool
+    rights: Rights = NO_RIGHTS
+    scratch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

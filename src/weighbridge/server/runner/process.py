@@ -8,21 +8,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from itertools import count
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, NamedTuple
 
+from weighbridge.adapters.manifest import CODE
 from weighbridge.adapters.system.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.vitals import SharedVitals
-from weighbridge.settings import PREFIX, Settings
+from weighbridge.settings import Settings
 
 # Without writing bytecode: a process that is killed may leave a module cut off, which the next would take for whole.
-NURSERY = (sys.executable, "-B", "-m", "weighbridge.entrypoints.nursery")
+# Without importing from the working directory, in which a model has nothing to read.
+NURSERY = (sys.executable, "-B", "-P", "-m", "weighbridge.entrypoints.nursery")
 
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_VARIABLES = ("LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TZ", "VIRTUAL_ENV")
+_FAMILIES = ("CUDA_", "GOMP_", "KMP_", "LC_", "MKL_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTHON")
 _MOST_SAID = 16 * 1024
 _MOST_UNHEARD = 16  # messages of a runner that has ended
 _WITH_NURSERY = "ended with the process that it came from"
@@ -54,6 +60,7 @@ class RunnerProcess:
         self._verdict: str | None = None
         self._condemned = False
         self._told: tuple[str, str] | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
         with ExitStack() as held, ExitStack() as passed:  # what is held goes if anything fails
             self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
             held.callback(os.close, self._errors)
@@ -62,6 +69,10 @@ class RunnerProcess:
             passed.callback(theirs.close)
             shared = SharedVitals.create()
             passed.callback(os.close, shared.descriptor)
+            if nursery.runtime in CODE:
+                self._scratch = TemporaryDirectory(prefix="weighbridge-", ignore_cleanup_errors=True)
+                order = replace(order, scratch=self._scratch.name)
+                held.callback(self._scratch.cleanup)
             lent_order = passed.enter_context(lent(order))
             nursery.fork(self, [theirs.fileno(), lent_order, shared.descriptor, self._errors])
             held.pop_all()
@@ -136,6 +147,8 @@ class RunnerProcess:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+        if self._scratch is not None:
+            loop.run_in_executor(None, self._scratch.cleanup)
         ending = self._ending(code, last_error)
         if not self.report.done():
             self.report.set_exception(ModelRefused(self._refusal(ending, last_error)))
@@ -282,9 +295,9 @@ class Nursery:
 
 
 def _environment() -> Mapping[str, str]:
-    """That of this process, less the settings: a token may be among them."""
-    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-    return others | _SINGLE_THREADED
+    """The variables that interpreters and libraries need: any other may hold a secret."""
+    kept = {name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_FAMILIES)}
+    return kept | _SINGLE_THREADED
 
 
 def _last_line(descriptor: int) -> str:

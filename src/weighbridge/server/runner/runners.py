@@ -10,7 +10,7 @@ from itertools import count
 from prometheus_client.metrics_core import Metric
 from structlog.typing import FilteringBoundLogger
 
-from weighbridge.adapters.manifest import Manifest, Options
+from weighbridge.adapters.manifest import CODE, Manifest, Options
 from weighbridge.adapters.process_metrics import HostedStatus, RunnerStatus, runner_families
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
@@ -21,7 +21,7 @@ from weighbridge.server.edge.opening import Models
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import Nursery, RunnerProcess
-from weighbridge.settings import Settings
+from weighbridge.settings import NO_RIGHTS, Rights, Settings
 
 INLINE = ("linear", "onnx", "xgboost", "lightgbm")
 """Runtimes whose models workers may call: their formats are data only, and one row is soon done."""
@@ -30,7 +30,7 @@ _QUICK_SECONDS = 0.0002
 _TICK_SECONDS = 0.25
 _SLOTS_PER_WORKER = 4  # those that retire have theirs for a while
 _IDLE_NURSERY_SECONDS = 60.0
-_HEEDED = ("load_memory_bytes", "load_timeout", "python_models", "trusted_types", "workers")
+_HEEDED = ("grants", "load_memory_bytes", "load_timeout", "python_models", "sandbox", "trusted_types", "workers")
 """Settings that nurseries have from their start."""
 
 
@@ -161,6 +161,8 @@ class Runners:
             raise ModelRefused(f"models/{name}/{version}: expected to be read, got {got}") from exc
 
     def _order(self, name: str, version: str, manifest: Manifest, options: Options) -> Order:
+        """Raises ModelRefused."""
+        _check_rights(name, manifest, options.rights, self.settings.grants)
         others = sum(hosted.options.instances for hosted in self._hosted.values() if not hosted.retired)
         share = max(1, usable_cores() // (self.settings.workers + others + self._coming))
         return Order(
@@ -171,13 +173,15 @@ class Runners:
             min(options.memory or self.settings.load_memory_bytes, memory_limit()),
             options.max_batch_rows,
             options.repeat,
+            options.rights,
         )
 
     def _placed(self, order: Order, manifest: Manifest, options: Options, report: Report) -> Hosted:
         """Where a version is called that was opened. Raises ModelRefused."""
-        may_be_inline = manifest.runtime in INLINE and report.golden > 0
+        trusted = INLINE[:1] if self.settings.sandbox == "require" else INLINE
+        may_be_inline = manifest.runtime in trusted and report.golden > 0
         if options.placement == "inline" and not may_be_inline:
-            runtimes = ", ".join(INLINE)
+            runtimes = ", ".join(trusted)
             raise ModelRefused(
                 f"models/{order.name}/rollout.toml: placement: inline is for models of {runtimes} with golden rows; "
                 "leave placement out, or say runner"
@@ -284,6 +288,14 @@ class Runners:
             for hosted in serving
         ]
         return runner_families(runners, versions)
+
+
+def _check_rights(name: str, manifest: Manifest, asked: Rights, granted: Rights) -> None:
+    """Raises ModelRefused for rights that no format of data has, or that the operator does not grant."""
+    lacking = asked.beyond(granted if manifest.runtime in CODE else NO_RIGHTS)
+    if lacking:
+        whose = "WEIGHBRIDGE_GRANTS does not grant" if manifest.runtime in CODE else "a model that is data cannot have"
+        raise ModelRefused(f"models/{name}/rollout.toml: rights: {whose} {', '.join(lacking)}")
 
 
 def _kill(started: "asyncio.Task[RunnerProcess]") -> None:

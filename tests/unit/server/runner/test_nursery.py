@@ -6,6 +6,7 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,12 +21,13 @@ from tests.waiting import DEADLINE, until
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners import frames
 from weighbridge.adapters.system.lending import lent
+from weighbridge.adapters.system.sandbox import Sandbox
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Message, Word
 from weighbridge.server.runner import nursery, opening
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.vitals import SharedVitals
-from weighbridge.settings import Settings
+from weighbridge.settings import Rights, Settings
 
 
 def next_of(channel: Channel) -> Message:
@@ -197,6 +199,10 @@ class Child:
         for module, name in ((nursery, "end_with"), (nursery, "confine"), (opening, "compute_with")):
             patch.setattr(module, name, noting(self.did, name))
 
+    def set(self, **settings: Any) -> None:
+        """Have it live with other settings, too."""
+        self._before = (Settings(models=str(self._root), **settings), self._before[1])
+
     def order(self, version: str = "1", **changed: Any) -> Order:
         text = Repository(self._root).manifest("churn", "1").render().decode()
         given = {"threads": 3, "memory": 2**30, "max_batch_rows": 256, "repeat": True, **changed}
@@ -313,6 +319,72 @@ def test_whatever_else_befalls_a_runner_is_what_it_says_last(
 
     assert child.live(child.order()) == 1
     assert capfd.readouterr().err == "ZeroDivisionError: the needle\n"
+
+
+@pytest.mark.parametrize(
+    ("offered", "mode", "reason"),
+    [
+        (Sandbox(5, filters=True), "require", "Landlock of version 6 or later in the kernel"),
+        (Sandbox(0, filters=False), "require", "Landlock of version 6 or later in the kernel and libseccomp"),
+        (Sandbox(0, filters=False), "auto", None),
+        (Sandbox.offered(), "off", None),
+        (Sandbox.offered(), "require", None),
+    ],
+)
+def test_a_runner_gives_up_its_rights_or_opens_nothing_where_that_is_required(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Sandbox, mode: str, reason: str | None
+) -> None:
+    monkeypatch.setattr(nursery.Sandbox, "offered", lambda: offered)
+    child.set(sandbox=mode)
+    free: list[bool] = []
+
+    def opening_what_it_may_not(*_: object) -> NoReturn:
+        free.append(_can_list(tmp_path))
+        raise ModelRefused("it was tried")
+
+    monkeypatch.setattr(nursery, "open_version", opening_what_it_may_not)
+
+    assert child.live(child.order()) == 0
+    lacking = f"models/churn/1: WEIGHBRIDGE_SANDBOX requires {reason}, which this machine does not have"
+    assert child.control.receive()[1] == f"refused {lacking if reason else 'it was tried'}"
+    assert free == ([] if reason else [not (offered.landlock and mode == "require")])
+
+
+def _can_list(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except PermissionError:
+        return False
+
+
+def test_a_runner_whose_rights_cannot_be_restricted_opens_nothing(child: Child, tmp_path: Path) -> None:
+    order = child.order(rights=Rights(read=(str(tmp_path / "nothing"),)))
+
+    assert child.live(order) == 0
+    refusal = f"its rights cannot be restricted: No such file or directory: {tmp_path / 'nothing'}"
+    assert child.control.receive()[1] == f"refused models/churn/1: {refusal}"
+
+
+def test_a_runner_of_code_has_a_directory_to_write_to(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "TMPDIR"):
+        monkeypatch.setenv(name, "/")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    written: list[Path] = []
+
+    def opening_that_writes(*_: object) -> NoReturn:
+        with tempfile.NamedTemporaryFile() as file:
+            written.append(Path(file.name).parent)
+        raise ModelRefused(str(Path.home()))
+
+    monkeypatch.setattr(nursery, "open_version", opening_that_writes)
+
+    assert child.live(child.order(scratch=str(scratch))) == 0
+    assert child.control.receive()[1] == f"refused {scratch}"
+    assert written == [scratch]
 
 
 # From the start

@@ -30,7 +30,7 @@ from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import Ending, Nursery, RunnerProcess
 from weighbridge.server.runner.vitals import SharedVitals
-from weighbridge.settings import Settings
+from weighbridge.settings import Rights, Settings
 
 ORDER = Order("churn", "1", "", threads=3, memory=512 * 1024**2, max_batch_rows=256, repeat=True)
 REPORT = Report(2, 0.1, 0.01)
@@ -44,6 +44,8 @@ OPENED = "expected to be opened, got a process that"
 
 class FakeNursery:
     """Keeps what a runner would start with."""
+
+    runtime = "sklearn"
 
     def __init__(self) -> None:
         self.control: Channel
@@ -362,7 +364,8 @@ class Real:
         (self.root / "models/churn" / version).mkdir()
         (self.root / "models/churn" / version / "model.toml").write_text(MANIFEST.format(module))
         manifest = Repository(self.root / "models").manifest("churn", version).render().decode()
-        order = Order("churn", version, manifest, 3, 512 * 1024**2, 256, repeat=True)
+        rights = Rights(write=(str(self.root.parent),))
+        order = Order("churn", version, manifest, 3, 512 * 1024**2, 256, repeat=True, rights=rights)
         return self._loop.do(lambda: RunnerProcess(self.nursery, order, 0))
 
     def refusal(self, code: str) -> str:
@@ -473,18 +476,6 @@ def test_code_that_does_its_worst_is_refused(real: Real, code: str, reason: str)
     assert reason in real.refusal(code)
 
 
-def locking(path: Path) -> str:
-    """A program that locks a file for as long as it runs, and says so with a byte in it."""
-    return f"""
-import fcntl, signal
-file = open({str(path)!r}, "w")
-fcntl.flock(file, fcntl.LOCK_EX)
-file.write("x")
-file.flush()
-signal.pause()
-"""
-
-
 def is_free(path: Path) -> bool:
     with path.open() as file:
         try:
@@ -495,12 +486,17 @@ def is_free(path: Path) -> bool:
 
 
 def leaving(path: Path) -> str:
-    """Code that starts a process which locks a file, and goes on when it has."""
+    """Code that starts a process which locks a file for as long as it runs, and goes on when it has."""
     return (
         PREDICTS
         + f"""
-    import subprocess, sys
-    subprocess.Popen([sys.executable, "-c", {locking(path)!r}])
+    import fcntl
+    if not os.fork():
+        file = open({str(path)!r}, "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("x")
+        file.flush()
+        signal.pause()
     while not (file := open({str(path)!r}, "a+")).tell(): pass
     file.close()
     """

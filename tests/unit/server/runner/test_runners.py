@@ -24,7 +24,7 @@ from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.runner.runners import RunnerReport, Runners, connect
-from weighbridge.settings import Settings
+from weighbridge.settings import Rights, Settings
 
 QUICK = Report(2, 0.0001, 0.00001)
 SLOW = Report(2, 0.01, 0.001)
@@ -148,6 +148,46 @@ def test_inline_is_refused_for_what_may_not_be(stage: Stage, runtime: str, repor
         "leave placement out, or say runner"
     )
     assert stage.started[0].killed
+
+
+@pytest.mark.parametrize(("runtime", "placement"), [("linear", "inline"), ("onnx", "runner"), ("xgboost", "runner")])
+def test_where_a_sandbox_is_required_only_linear_models_are_called_inline(
+    stage: Stage, runtime: str, placement: str
+) -> None:
+    stage.runners.heed(Settings(models=str(stage.root), workers=2, sandbox="require"))
+
+    assert stage.open(runtime, report=QUICK).entry().placement == placement
+
+
+GRANTS = Rights(read=("/data", "/etc/hosts"), write=("/data/out",), connect=(5432,))
+
+
+def test_a_version_of_code_has_the_rights_that_it_asks_for_and_the_operator_grants(stage: Stage) -> None:
+    stage.runners.heed(Settings(models=str(stage.root), workers=2, grants=GRANTS))
+    rights = Rights(read=("/data/a", "/etc/hosts"), write=("/data/out",), connect=(5432,))
+
+    stage.open(rights=rights)
+
+    assert stage.started[0].order is not None
+    assert stage.started[0].order.rights == rights
+
+
+@pytest.mark.parametrize(
+    ("runtime", "rights", "reason"),
+    [
+        ("python", {"read": ["/dat"]}, "WEIGHBRIDGE_GRANTS does not grant read /dat"),
+        ("python", {"read": ["/data/out"], "write": ["/data"]}, "WEIGHBRIDGE_GRANTS does not grant write /data"),
+        ("python", {"connect": [5432, 80, 81]}, "WEIGHBRIDGE_GRANTS does not grant connect 80, connect 81"),
+        ("sklearn", {"read": ["/data"]}, "a model that is data cannot have read /data"),
+    ],
+)
+def test_rights_beyond_those_granted_are_refused(
+    stage: Stage, runtime: str, rights: dict[str, Any], reason: str
+) -> None:
+    stage.runners.heed(Settings(models=str(stage.root), workers=2, grants=GRANTS))
+
+    assert stage.refusal(runtime, rights=Rights(**rights)) == f"models/m/rollout.toml: rights: {reason}"
+    assert stage.started == []
 
 
 @pytest.mark.parametrize(
