@@ -334,7 +334,7 @@ def test_whatever_else_befalls_a_runner_is_what_it_says_last(
 def test_a_runner_gives_up_its_rights_or_opens_nothing_where_that_is_required(
     child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Sandbox, mode: str, reason: str | None
 ) -> None:
-    monkeypatch.setattr(nursery.Sandbox, "offered", lambda: offered)
+    monkeypatch.setattr(Sandbox, "offered", lambda: offered)
     child.set(sandbox=mode)
     free: list[bool] = []
 
