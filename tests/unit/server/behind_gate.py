@@ -169,6 +169,7 @@ class Served:
         self.state.default_headers = [(b"date", b"today")]
         self.loop = loop
         config = uvicorn.Config(app, log_config=None, ws="none")
+        config.load()
         self.shared = Shared.of(gate, config, self.state, {"lane": self.lane}, loop)
 
     def connect(self, *, kept: bool = False) -> Connection:

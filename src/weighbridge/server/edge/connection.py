@@ -67,14 +67,13 @@ class Connection(asyncio.Protocol):
         self._shared.road.connections.discard(self)
         self._gate.connections.discard(self)
         self._gate.vitals.closed += 1
-        reader, self._reader = self._reader, None
-        if reader is not None and reader.part is not None:
+        if self._reader is not None and self._reader.part is not None:
             telemetry = self._shared.lane.telemetry
-            telemetry.abandoned(request_id=telemetry.request_id(reader.given_id))
+            telemetry.abandoned(request_id=telemetry.request_id(self._reader.given_id))
+        self._drop_reader()
         self._conversation.abandon()
         self._gate.hold(self, 0)
         self.flow.resume_writing()  # so that an application which waits for that goes on, and ends
-        self.transport.close()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -211,7 +210,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._conversation.finish()
-        self._reader = None
+        self._drop_reader()
         self._at_rest = False
         self._ended_at = perf_counter()
 
@@ -236,6 +235,11 @@ class Connection(asyncio.Protocol):
             self._reader = Reader(self._shared.lane, self._gate.settings, self._conversation)
         return self._reader
 
+    def _drop_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
     def _read(self, data: bytes) -> None:
         reader = self._open_reader()
         try:
@@ -247,7 +251,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Reply to what is in hand first, then with the refusal, and end the connection."""
-        self._reader = None
+        self._drop_reader()
         if not self._conversation.is_over and not self.transport.is_closing():
             self._conversation.refuse(refusal)
         self._settle()

@@ -14,7 +14,7 @@ from weighbridge.adapters.http.problems import Problem, RefusedRequest, Reply
 from weighbridge.adapters.metrics import Durations
 from weighbridge.application.queue import Turn
 from weighbridge.server.edge.head import Head, Refusal, Request
-from weighbridge.server.edge.replies import CLOSE, Due
+from weighbridge.server.edge.replies import CLOSE, Answered, Due
 from weighbridge.server.edge.road import Addresses, addresses
 from weighbridge.server.edge.shared import Shared
 
@@ -58,31 +58,32 @@ class Conversation:
     @property
     def has_room(self) -> bool:
         """Whether one more request may come."""
-        return len(self.requests) < self._shared.gate.settings.max_pipelined and not self._flow.write_paused
+        limit = self._shared.gate.settings.max_pipelined
+        return len(self.requests) < limit and not self._flow.write_paused and not self.is_over
 
     @property
     def held(self) -> int:
         """How many bytes it holds."""
-        return sum(len(request.body) for request in self.requests)
+        return sum(len(request.body) for request in self.requests) if self.requests else 0
 
     def take(self, head: Head, body: bytes | bytearray, first_byte: float, came: float) -> bool:
         """Answer a whole request, at once or in its turn; whether it was at once, and the conversation goes on.
 
         Raises RefusedRequest where the application has too much in hand.
         """
-        if self.is_over:
-            return False
         route = head.route
         if route is None:
             self._check_in_flight()
-        elif not self.requests and came <= (deadline := first_byte + head.time_limit) and route.is_quick:
-            answered = self._replies.answer(head, route, body, came, deadline)
-            if not isinstance(answered, Due):
-                reply, request_id, now = answered
-                goes_on = self._give(reply, head, request_id, now)
-                route.service_time.observe(now - came)
-                return goes_on
-            self._await(answered, route)
+        elif not self.requests and came <= (deadline := first_byte + head.time_limit):
+            if route.is_quick:
+                answered = self._replies.answer(head, route, body, came, deadline)
+                if not isinstance(answered, Due):
+                    _, _, ready_at = answered
+                    route.service_time.observe(ready_at - came)
+                    return self._give(head, answered)
+                self._await(answered, route)
+            elif not self._shared.lane.queue.admits(deadline - came):  # most, when there are too many
+                return self._give(head, self._replies.turned_away(head, route, came))
         self.requests.append(Request(head, body, first_byte, came))
         self._advance()
         return False
@@ -190,8 +191,7 @@ class Conversation:
         else:
             self.requests.popleft()
             unserved = self._replies.expired if left < 0 else self._replies.turned_away
-            reply, request_id, now = unserved(request, route)
-            self._give(reply, request.head, request_id, now)
+            self._give(request.head, unserved(request.head, route, request.came))
 
     def _take_turn(self, request: Request, route: CompiledRoute, waits: Durations) -> "asyncio.Task[Reply] | None":
         """Called by the queue; what the request is served by, if later."""
@@ -201,23 +201,23 @@ class Conversation:
         now = perf_counter()
         waits.observe(now - request.came)
         if now <= request.deadline:
-            done = self._answer(request, route)
-            if isinstance(done, Due):
-                return done.reply
-            route.service_time.observe(done - now)
+            answered = self._answer(request, route)
+            if isinstance(answered, Due):
+                return answered.reply
+            _, _, ready_at = answered
+            route.service_time.observe(ready_at - now)
         self.go_on()
         return None
 
-    def _answer(self, request: Request, route: CompiledRoute) -> float | Due:
-        """Reply to the oldest request; when that was ready, or what is due where it comes later."""
+    def _answer(self, request: Request, route: CompiledRoute) -> Answered | Due:
+        """Reply to the oldest request, now or later."""
         answered = self._replies.answer(request.head, route, request.body, request.came, request.deadline)
         if isinstance(answered, Due):
             self._await(answered, route)
-            return answered
-        self.requests.popleft()
-        reply, request_id, now = answered
-        self._give(reply, request.head, request_id, now)
-        return now
+        else:
+            self.requests.popleft()
+            self._give(request.head, answered)
+        return answered
 
     def _await(self, due: Due, route: CompiledRoute) -> None:
         self._serving = due
@@ -229,19 +229,20 @@ class Conversation:
             return
         self._serving = None
         request = self.requests.popleft()
-        reply, request_id, now = self._replies.finish(
+        answered = self._replies.finish(
             request.head, route, due.request_id, arrived.result(), request.came, request.deadline
         )
-        self._give(reply, request.head, request_id, now)
+        self._give(request.head, answered)
         if not route.is_remote:
-            route.service_time.observe(now - since)
+            _, _, ready_at = answered
+            route.service_time.observe(ready_at - since)
         self.go_on()
 
-    def _give(self, reply: Reply, head: Head, request_id: str, now: float) -> bool:
+    def _give(self, head: Head, answered: Answered) -> bool:
         """Write a reply of the fast lane; whether the conversation goes on."""
+        reply, request_id, self.answered_at = answered
         keep_alive = head.keep_alive and not (self._ends and not self.requests)
         self._transport.write(self._replies.written(reply, request_id, "" if keep_alive else CLOSE))
-        self.answered_at = now
         if not keep_alive:
             self._wire.close()
         return keep_alive

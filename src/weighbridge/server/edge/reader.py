@@ -83,10 +83,16 @@ class Reader:
             return now - self.since > allowance(self._limits.body_timeout, self._head.length or 0)
         return self.part == "head" and now - self.since > self._limits.header_timeout
 
+    def close(self) -> None:
+        """Let the parser go, which holds this reader."""
+        del self._parser
+
     # Called by the parser
 
     def on_message_begin(self) -> None:
-        """Begin a request, unless its head is read again."""
+        """Begin a request, unless its head is read again. Raises RefusedRequest."""
+        if self._conversation.is_over:
+            raise RefusedRequest(Problem.BAD_REQUEST, "expected no request after the last one of its connection")
         if self.part is None:
             self.part = "head"
             self.since = self._first_byte = perf_counter()
@@ -112,7 +118,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         """Judge the head. Raises RefusedRequest."""
-        if self._offers_another_protocol:
+        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
             return
         self._head = head = judge(self._parser, self._target, self._lines, self._lane.routes, self._limits)
         self.part = "body"
@@ -133,7 +139,7 @@ class Reader:
 
     def on_message_complete(self) -> None:
         """Hand on a request that is whole. Raises RefusedRequest."""
-        if self._offers_another_protocol:
+        if self.part == "head":  # which offers another protocol, and is read again
             return
         self._whole, body = self._head, self._body
         del self._head
@@ -178,10 +184,6 @@ class Reader:
         lines = (b"%b: %b\r\n" % line for line in self._lines if line[0] != b"upgrade")
         self._renew_parser()
         self._parser.feed_data(b"%b%b\r\n" % (start, b"".join(lines)))
-
-    @property
-    def _offers_another_protocol(self) -> bool:
-        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
 
     def _renew_parser(self) -> None:
         self._parser = httptools.HttpRequestParser(self)

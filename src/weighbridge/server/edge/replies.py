@@ -14,7 +14,7 @@ from weighbridge.adapters.http.fast_route import CompiledRoute
 from weighbridge.adapters.http.problems import Reply, internal_error, overloaded, retry_after
 from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
-from weighbridge.server.edge.head import Head, Refusal, Request
+from weighbridge.server.edge.head import Head, Refusal
 
 CLOSE = "\r\nconnection: close"
 """The header line of a reply that is its connection's last."""
@@ -69,22 +69,21 @@ class Replies:
         self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
         return reply, request_id, now
 
-    def expired(self, request: Request, route: CompiledRoute) -> Answered:
+    def expired(self, head: Head, route: CompiledRoute, came: float) -> Answered:
         """The reply to a request whose deadline passed before its turn came."""
         self._telemetry.expired()
-        return self._unserved(too_late, request, route)
+        return self._unserved(too_late, head, route, came)
 
-    def turned_away(self, request: Request, route: CompiledRoute) -> Answered:
+    def turned_away(self, head: Head, route: CompiledRoute, came: float) -> Answered:
         """The reply to a request that would wait too long."""
         self._telemetry.shed("queue")
-        return self._unserved(overloaded, request, route)
+        return self._unserved(overloaded, head, route, came)
 
-    def _unserved(self, reply_to: Callable[[str], Reply], request: Request, route: CompiledRoute) -> Answered:
-        head = request.head
+    def _unserved(self, reply_to: Callable[[str], Reply], head: Head, route: CompiledRoute, came: float) -> Answered:
         request_id = self._request_id(head.given_id)
         reply = reply_to(request_id)
         now = perf_counter()
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - request.came)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
         return reply, request_id, now
 
     def refused(self, refusal: Refusal) -> bytes:

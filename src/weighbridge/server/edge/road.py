@@ -25,13 +25,11 @@ def addresses(transport: asyncio.Transport) -> Addresses:
 
 
 class Road:
-    """The application of a server, which is asked as uvicorn's own protocol asks it, but for whole requests."""
+    """The application of a server, whose config is loaded; asked as uvicorn asks it, but for whole requests."""
 
     def __init__(
         self, config: Config, state: ServerState, app_state: dict[str, Any], loop: asyncio.AbstractEventLoop
     ) -> None:
-        if not config.loaded:
-            config.load()
         self.loop = loop
         self.tasks = state.tasks
         self.connections: set[Any] = state.connections

@@ -452,6 +452,18 @@ def test_a_request_that_the_application_works_on_has_all_the_time_it_needs(here:
     assert codes(connection.transport.written) == ["not_found"]
 
 
+def test_a_connection_that_the_application_has_ended_is_cut_off_if_its_client_does_not_leave(here: Served) -> None:
+    connection = here.connect()
+    connection.transport.close()
+    now = perf_counter()
+    connection.protocol.sweep(now)
+    connection.protocol.sweep(now + 1.5)
+    assert not connection.transport.aborted
+
+    connection.protocol.sweep(now + 2.5)
+    assert connection.transport.aborted
+
+
 def test_every_request_in_hand_hears_that_its_client_has_gone(here: Served) -> None:
     connection = here.connect()
     connection.protocol.data_received(SCRIPT + SCRIPT)
