@@ -21,16 +21,17 @@ _HIGH_WATER_OF_TLS = 16 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """Bytes that come go to its reader, or straight to its conversation where they are a request whose head is known.
+    """A client's connection: a reader makes requests of its bytes, and a conversation answers them.
 
-    A connection that was `kept` by another process has had requests there. One that owes its client no more than the
-    rest of a reply has that `unsent`. Times are perf_counter's, in seconds.
+    A request whose head is known needs no reader. A connection that another process has handed on is `kept` if it has
+    had a request there. One that owes its client only the rest of a reply has that `unsent`. Times are perf_counter's,
+    in seconds.
     """
 
-    transport: asyncio.Transport
-    flow: FlowControl
+    _transport: asyncio.Transport
+    _flow: FlowControl
     _conversation: Conversation
-    _reader: Reader | None = None  # until bytes come that are not known
+    _reader: Reader | None = None  # made when it is first needed, for most connections never need one
     _at_rest = True
     _crowded = False
     _half_closed = False
@@ -40,7 +41,6 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, shared: Shared, unsent: bytes = b"", *, kept: bool = False) -> None:
         self._shared = shared
-        self._gate = shared.gate
         self._known_heads = shared.lane.known_heads
         self._unsent = unsent
         self._kept = kept
@@ -50,11 +50,11 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.flow = FlowControl(transport)
-        self._conversation = Conversation(self._shared, transport, self.flow, self)
+        self._transport = transport
+        self._flow = FlowControl(transport)
+        self._conversation = Conversation(self._shared, transport, self._flow, self)
         self._shared.road.connections.add(self)
-        self._gate.connections.add(self)
+        self._shared.gate.connections.add(self)
         # Whatever the kernel does not take at once pauses writing: so unread replies are noticed, and counted.
         # Not at once with TLS: the last of the handshake, unsent when this is called, would pause all for ever.
         transport.set_write_buffer_limits(high=_HIGH_WATER_OF_TLS if self._is_tls else 0)
@@ -65,15 +65,15 @@ class Connection(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.road.connections.discard(self)
-        self._gate.connections.discard(self)
-        self._gate.vitals.closed += 1
+        self._shared.gate.connections.discard(self)
+        self._shared.gate.vitals.closed += 1
         if self._reader is not None and self._reader.part is not None:
             telemetry = self._shared.lane.telemetry
             telemetry.abandoned(request_id=telemetry.request_id(self._reader.given_id))
         self._drop_reader()
         self._conversation.abandon()
-        self._gate.hold(self, 0)
-        self.flow.resume_writing()  # so that an application which waits for that goes on, and ends
+        self._shared.gate.hold(self, 0)
+        self._flow.resume_writing()  # so that an application which waits for that goes on, and ends
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -87,8 +87,8 @@ class Connection(asyncio.Protocol):
                 return
         if self._ended_at is not None:
             self._discarded += len(data)
-            if self._discarded > self._gate.settings.max_body_bytes:
-                self.transport.abort()
+            if self._discarded > self._shared.gate.settings.max_body_bytes:
+                self._transport.abort()
         elif not self._conversation.is_over:  # otherwise a refusal waits for the replies before it
             self._read(data)
 
@@ -98,17 +98,17 @@ class Connection(asyncio.Protocol):
         self._half_closed = self._has_backlog
         if not self._half_closed:
             self._conversation.end()
-        return (self._half_closed or bool(self._conversation.requests)) and self.transport.can_write_eof()
+        return (self._half_closed or bool(self._conversation.requests)) and self._transport.can_write_eof()
 
     @override
     def pause_writing(self) -> None:
-        self.flow.pause_writing()
+        self._flow.pause_writing()
         self._unread_since = perf_counter()
         self._settle()
 
     @override
     def resume_writing(self) -> None:
-        self.flow.resume_writing()
+        self._flow.resume_writing()
         self._unread_since = None
         self._conversation.go_on()
 
@@ -117,13 +117,13 @@ class Connection(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         """End what has waited too long."""
         if self._unread_since is not None:
-            unread = self.transport.get_write_buffer_size()
-            if now - self._unread_since > allowance(self._gate.settings.write_timeout, unread):
-                self.transport.abort()
+            unread = self._transport.get_write_buffer_size()
+            if now - self._unread_since > allowance(self._shared.gate.settings.write_timeout, unread):
+                self._transport.abort()
         elif self._ended_at is not None:  # with TLS, until the client closes, too
             if now - self._ended_at > _LINGER_SECONDS:
-                self.transport.abort()
-        elif self.transport.is_closing():  # as when the application failed halfway through its reply
+                self._transport.abort()
+        elif self._transport.is_closing():  # as when the application failed halfway through its reply
             self.close()
         elif self._at_rest:
             self._sweep_at_rest(now)
@@ -131,8 +131,8 @@ class Connection(asyncio.Protocol):
             self._time_out(self._reader)
 
     def _sweep_at_rest(self, now: float) -> None:
-        settings, rests_since = self._gate.settings, self._conversation.answered_at or self._made_at
-        if self._gate.closing:
+        settings, rests_since = self._shared.gate.settings, self._conversation.answered_at or self._made_at
+        if self._shared.gate.closing:
             if not self._hand_back() and now - rests_since > _QUIET_SECONDS:  # one that was just active may be sending
                 self.close()
         elif now - rests_since > (settings.keep_alive_timeout if self._is_kept else settings.header_timeout):
@@ -140,12 +140,12 @@ class Connection(asyncio.Protocol):
 
     def _hand_back(self) -> bool:
         """Let another process go on with the connection, if there is one and nothing is kept of it here."""
-        give_back = self._gate.give_back
-        if give_back is None or self._is_tls or self.transport.get_write_buffer_size():
+        give_back = self._shared.gate.give_back
+        if give_back is None or self._is_tls or self._transport.get_write_buffer_size():
             return False
-        given = give_back(self.transport.get_extra_info("socket").fileno(), kept=self._is_kept)
+        given = give_back(self._transport.get_extra_info("socket").fileno(), kept=self._is_kept)
         if given:
-            self.transport.abort()  # which ends what this process has of it, and no more
+            self._transport.abort()  # which ends what this process has of it, and no more
         return given
 
     def _time_out(self, reader: Reader) -> None:
@@ -158,8 +158,8 @@ class Connection(asyncio.Protocol):
     def shed(self) -> None:
         """Give up what is buffered: refuse the request, or drop the reply that nobody reads."""
         if self._unread_since is not None:
-            self._gate.hold(self, 0)
-            self.transport.abort()
+            self._shared.gate.hold(self, 0)
+            self._transport.abort()
             return
         self._shared.lane.telemetry.shed("buffers")
         reason = RefusedRequest(Problem.OVERLOADED, "expected room to buffer this, got none; send it again later")
@@ -178,13 +178,13 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """End the connection with its next reply; one at rest that is handed back need not end."""
-        if self._gate.give_back is None or self._is_tls:
+        if self._shared.gate.give_back is None or self._is_tls:
             self._conversation.end()
 
     # Called by the conversation
 
     def proceed(self) -> None:
-        """Read what had to wait, now that there may be room for it."""
+        """Read the backlog, now that there may be room for it."""
         if not self._has_backlog:
             self._settle()
             return
@@ -197,16 +197,16 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """End once all that was written is sent."""
         self._end()
-        self.transport.close()
+        self._transport.close()
 
     def linger(self) -> None:
         """The same, but let the client read it first: closing with bytes unread would reset the connection."""
         self._end()
         self._throttle()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
         else:  # TLS has no half-closed state
-            self.transport.close()
+            self._transport.close()
 
     def _end(self) -> None:
         self._conversation.finish()
@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
         self._at_rest = False
         self._ended_at = perf_counter()
 
-    # Reading
+    # Inside
 
     @property
     def _is_kept(self) -> bool:
@@ -230,9 +230,8 @@ class Connection(asyncio.Protocol):
         return self._reader is not None and bool(self._reader.backlog)
 
     def _open_reader(self) -> Reader:
-        """The reader, which is made when it is first needed: most connections never need one."""
         if self._reader is None:
-            self._reader = Reader(self._shared.lane, self._gate.settings, self._conversation)
+            self._reader = Reader(self._shared.lane, self._shared.gate.settings, self._conversation)
         return self._reader
 
     def _drop_reader(self) -> None:
@@ -252,12 +251,12 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Reply to what is in hand first, then with the refusal, and end the connection."""
         self._drop_reader()
-        if not self._conversation.is_over and not self.transport.is_closing():
+        if not self._conversation.is_over and not self._transport.is_closing():
             self._conversation.refuse(refusal)
         self._settle()
 
     def _settle(self) -> None:
-        """See to what follows from what is in hand by now, and from what is buffered."""
+        """Draw the consequences of what is in hand and buffered by now."""
         reader, conversation = self._reader, self._conversation
         arrives = reader is not None and (reader.part is not None or bool(reader.backlog))
         self._at_rest = not (arrives or conversation.requests or conversation.is_over)
@@ -266,22 +265,22 @@ class Connection(asyncio.Protocol):
             held += reader.held
             if reader.awaits_continue and not conversation.requests:
                 reader.awaits_continue = False
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._unread_since is not None:
-            held += self.transport.get_write_buffer_size()
-        self._gate.hold(self, held)
+            held += self._transport.get_write_buffer_size()
+        self._shared.gate.hold(self, held)
         self._throttle()
 
     def _throttle(self) -> None:
-        """Read on only when what comes can be dealt with."""
+        """Read on, unless what comes would have to wait."""
         conversation = self._conversation
         if self._ended_at is None and (
             self._crowded
-            or self.flow.write_paused
+            or self._flow.write_paused
             or len(conversation.requests) > 1
             or conversation.is_over
             or self._has_backlog
         ):
-            self.flow.pause_reading()
+            self._flow.pause_reading()
         else:
-            self.flow.resume_reading()
+            self._flow.resume_reading()

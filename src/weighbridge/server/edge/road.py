@@ -35,7 +35,7 @@ class Road:
         self.connections: set[Any] = state.connections
         self.scheme = "https" if config.is_ssl else "http"
         self._app: Any = config.loaded_app
-        self._asgi = {"version": config.asgi_version, "spec_version": "2.3"}
+        self._asgi_version = config.asgi_version
         self._state = state
         self._app_state = app_state
         self._logger = logging.getLogger("uvicorn.error")
@@ -79,7 +79,7 @@ class Road:
         url = httptools.parse_url(head.target)
         return {
             "type": "http",
-            "asgi": self._asgi,
+            "asgi": {"version": self._asgi_version, "spec_version": "2.3"},
             "http_version": head.version,
             "server": server,
             "client": client,

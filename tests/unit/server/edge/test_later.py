@@ -426,7 +426,7 @@ def test_what_is_sent_ahead_while_a_reply_is_due_on_the_ordinary_road_is_held_an
 ) -> None:
     [connection] = runners.waiting(ROAD + MISSING * 5)
     for count in range(1, 4):
-        connection.protocol.flow.resume_reading()  # as uvicorn does when it is asked whether the client is there
+        connection.protocol._flow.resume_reading()  # as uvicorn does when it is asked whether the client is there
         connection.receive(MISSING)
         assert runners.here.gate.held == count * len(MISSING)
         assert not connection.transport.reading

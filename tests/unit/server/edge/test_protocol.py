@@ -138,7 +138,7 @@ def test_a_refusal_waits_for_the_replies_before_it_and_nothing_after_it_counts(h
     connection = here.connect()
     connection.protocol.data_received(MISSING + b"GET /health HTTP/2.0\r\nHost: x\r\n\r\n")
     assert not connection.transport.reading
-    connection.protocol.flow.resume_reading()  # as uvicorn does when the application asks for a body
+    connection.protocol._flow.resume_reading()  # as uvicorn does when the application asks for a body
     connection.protocol.data_received(b"\0")
     connection.settle()
 

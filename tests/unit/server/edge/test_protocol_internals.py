@@ -13,8 +13,8 @@ import httptools
 import pytest
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-from uvicorn.server import Server
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import Server, ServerState
 
 from tests.unit.log import Log
 from tests.unit.server.behind_gate import Connection, served
@@ -22,6 +22,15 @@ from tests.unit.server.behind_gate import Connection, served
 PINNED = "0.54"
 MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 
+OVERRIDDEN = {  # by the admin listener
+    "__init__": ("self", "config", "server_state", "app_state", "_loop"),
+    "connection_made": ("self", "transport"),
+    "connection_lost": ("self", "exc"),
+    "data_received": ("self", "data"),
+    "eof_received": ("self",),
+    "send_400_response": ("self", "msg"),
+}
+OF_A_SERVER = {"connections": set, "tasks": set, "default_headers": list}
 MAKE_A_CYCLE = (
     "scope",
     "transport",
@@ -61,6 +70,19 @@ def test_uvicorn_is_the_version_whose_inside_is_known() -> None:
     assert version("uvicorn").startswith(f"{PINNED}."), MOVED + "on as a whole"
 
 
+@pytest.mark.parametrize(("name", "parameters"), OVERRIDDEN.items(), ids=OVERRIDDEN)
+def test_the_protocol_has_the_methods_that_ours_override(name: str, parameters: tuple[str, ...]) -> None:
+    method = getattr(HttpToolsProtocol, name, None)
+
+    assert method, MOVED + f"HttpToolsProtocol.{name}"
+    assert tuple(signature(method).parameters) == parameters, MOVED + f"the parameters of HttpToolsProtocol.{name}"
+
+
+@pytest.mark.parametrize(("name", "kind"), OF_A_SERVER.items(), ids=OF_A_SERVER)
+def test_a_server_has_the_members_that_ours_use(name: str, kind: type) -> None:
+    assert isinstance(getattr(ServerState(), name, None), kind), MOVED + f"ServerState.{name}"
+
+
 def test_a_request_in_hand_is_made_as_before() -> None:
     assert tuple(signature(RequestResponseCycle).parameters) == MAKE_A_CYCLE, MOVED + "RequestResponseCycle.__init__"
 
@@ -78,7 +100,7 @@ def test_flow_control_is_asked_as_before(name: str) -> None:
 
 
 def test_flow_control_says_whether_writing_is_paused(connection: Connection) -> None:
-    assert connection.protocol.flow.write_paused is False, MOVED + "FlowControl.write_paused"
+    assert connection.protocol._flow.write_paused is False, MOVED + "FlowControl.write_paused"
 
 
 def test_a_status_line_is_found_by_its_status() -> None:
