@@ -64,7 +64,7 @@ class Request:
         return self.first_byte + self.head.time_limit
 
     def refusal(self, reason: RefusedRequest) -> Refusal:
-        """What refuses it."""
+        """A refusal of it."""
         return Refusal(reason, self.head.given_id, self.head.target, self.came)
 
 

@@ -74,7 +74,7 @@ class Reader:
         return joined(self._lines).get(b"x-request-id")
 
     def refusal(self, reason: RefusedRequest) -> Refusal:
-        """What refuses the latest request."""
+        """A refusal of the latest request."""
         return Refusal(reason, self.given_id, self._target, self.since)
 
     def is_late(self, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""What the protocol builds on that uvicorn and httptools do not promise.
+"""What the edge and the admin listener build on that uvicorn and httptools do not promise.
 
 When one of these tests fails, the library has moved: read what it changed there, mend weighbridge.server, and only then
 these lists and the pin in pyproject.toml.

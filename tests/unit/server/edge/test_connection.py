@@ -1,4 +1,4 @@
-"""The protocol by itself, where a real connection cannot be made to do what is asked, or not surely."""
+"""A connection by itself, where a real one cannot be made to do what is asked, or not surely."""
 
 import asyncio
 import re
