@@ -74,7 +74,7 @@ def judge(
         given_id=headers.get(b"x-request-id"),
         length=length,
         awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
-        keep_alive=version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade(),
+        keep_alive=version == "1.1" and parser.should_keep_alive(),
         time_limit=deadline.time_limit(headers.get(deadline.HEADER), limits.deadline_ms),
         route=routes.get((method, target)),
     )

@@ -11,7 +11,6 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -45,14 +44,6 @@ _TCP_INFO = struct.Struct("128xQ")  # of Linux' tcp.h the bytes that were receiv
 _HEEDED_TRAILERS = (b"connection", b"proxy-connection")
 
 
-@dataclass(frozen=True, slots=True)
-class _BodyCallbacks:
-    """What a parser calls that reads only a body."""
-
-    on_body: Callable[[bytes], None]
-    on_message_complete: Callable[[], None]
-
-
 @dataclass(slots=True)
 class _Waiting:
     """A request for the fast lane that waits; when it was whole and its deadline are perf_counter's, in seconds."""
@@ -62,6 +53,33 @@ class _Waiting:
     body: bytes | bytearray
     came: float
     deadline: float
+
+
+class _Onward:
+    """Calls a connection back like its parser does, but not for the first head, which another parser has told of."""
+
+    def __init__(self, connection: "GateProtocol") -> None:
+        self._connection = connection
+        self._heads = 0
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if self._heads:
+            self._connection.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._heads:
+            self._connection.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._heads:
+            self._connection.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._heads += 1
+        if self._heads > 1:
+            self._connection.on_headers_complete()
 
 
 class GateProtocol(HttpToolsProtocol):
@@ -174,8 +192,7 @@ class GateProtocol(HttpToolsProtocol):
                 return
         if not self._heard:
             self._heard = True
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._read_with(self)
         self._parse(data)
 
     @override
@@ -345,8 +362,8 @@ class GateProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         head, body = self._head, self._body
         assert head is not None, "the parser completes no message without its head"
-        if head.length != 0 and self.parser.should_upgrade() and head.method != b"CONNECT":
-            return  # only the head is complete, see _pass_over_upgrade
+        if head.length != 0 and self.parser.should_upgrade():
+            return  # only the head is complete, see _decline
         self._head, self._body, self._in_message = None, b"", False
         if head.route is not None and not self._answering:
             self._taken = head
@@ -400,7 +417,8 @@ class GateProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         # In small pieces: what the parser keeps of an unfinished line is not seen before a piece has been parsed.
-        for start in range(0, len(data), _PARSED_AT_ONCE):
+        start = 0
+        while start < len(data):
             ahead = len(self.pipeline) + len(self._waiting)
             if ahead >= self._limits.max_pipelined or self.flow.write_paused:
                 self._backlog = data[start:]
@@ -408,14 +426,12 @@ class GateProtocol(HttpToolsProtocol):
                 return
             continued = self._in_message
             piece = memoryview(data)[start : start + _PARSED_AT_ONCE]
-            upgraded = None
             try:
                 self.parser.feed_data(piece)
-            except httptools.HttpParserUpgrade as upgrade:
-                upgraded = start + upgrade.args[0]
-            if upgraded is not None:
-                self._pass_over_upgrade(data[upgraded:])
-                return
+            except httptools.HttpParserUpgrade as offer:  # it takes all that follows the head for the other protocol's
+                piece = piece[: offer.args[0]]
+                self._decline()
+            start += len(piece)
             if continued:
                 self._wire_bytes += len(piece)
             if self._in_message:
@@ -431,19 +447,18 @@ class GateProtocol(HttpToolsProtocol):
                 self._close()
         self._throttle()
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Treat a request that asks for another protocol like any other; the connection ends with it.
-
-        Its parser takes the `rest`, all that follows the head, for that other protocol's: a new one reads the body.
-        """
+    def _decline(self) -> None:
+        """Go on as if a request had not offered another protocol: its body, if it has one, is read by a new parser."""
         head = self._head
-        if head is None:  # it had no body, and is answered
-            return
-        framing = b"Transfer-Encoding: chunked" if head.length is None else b"Content-Length: %d" % head.length
-        start = (head.method, self.parser.get_http_version().encode(), framing)
-        self.parser = httptools.HttpRequestParser(_BodyCallbacks(self.on_body, self.on_message_complete))
-        self.parser.feed_data(b"%b / HTTP/%b\r\nConnection: close\r\n%b\r\n\r\n" % start)
-        self._feed(rest)
+        if head is not None:
+            framing = b"Transfer-Encoding: chunked" if head.length is None else b"Content-Length: %d" % head.length
+            start = (head.method, self.parser.get_http_version().encode(), framing)
+            self._read_with(_Onward(self))
+            self.parser.feed_data(b"%b / HTTP/%b\r\n%b\r\n\r\n" % start)
+
+    def _read_with(self, callbacks: Any) -> None:
+        self.parser = httptools.HttpRequestParser(callbacks)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _check_arriving(self) -> None:
         """Raises RefusedRequest for a request that hides its size from the parser's callbacks."""

@@ -1,6 +1,7 @@
 """The protocol by itself, where a real connection cannot be made to do what is asked, or not surely."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from time import perf_counter
 
@@ -20,6 +21,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 SCRIPT = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 LONG = 1000.0
 
 
@@ -46,6 +48,48 @@ def test_a_request_gets_the_same_reply_wherever_it_is_cut(here: Served, head: by
 
 def test_both_roads_write_the_same(here: Served) -> None:
     assert here.connect().feed(LANE + GOOD) == here.connect().feed(ROAD + GOOD)
+
+
+@pytest.mark.parametrize("head", [LANE, ROAD, HEALTH, MISSING], ids=["fast lane", "ordinary road", "quick", "missing"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_an_offer_of_another_protocol_changes_nothing_wherever_it_is_cut(
+    here: Served, head: bytes, framing: str
+) -> None:
+    body = GOOD if b"POST" in head else b""
+    plain = head + body
+    if framing == "chunks":
+        head = re.sub(rb"Content-Length: .*\r\n", b"", head)[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+        body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        body += b"0\r\n\r\n"
+    offer = head[:-2] + UPGRADE + b"\r\n" + body
+    expected = here.connect().feed(plain) + here.connect().feed(HEALTH)
+    connection = here.connect()
+
+    assert {connection.feed(offer[:at], offer[at:] + HEALTH) for at in range(len(offer))} == {expected}
+    assert not connection.transport.closing
+
+
+def test_many_offers_at_once_are_each_answered(here: Served) -> None:
+    offers = 5000
+    written = here.connect().feed((HEALTH[:-2] + UPGRADE + b"\r\n") * offers)
+
+    assert written.count(OK) == offers
+
+
+def test_who_offers_another_protocol_is_invited_to_send_the_body_once(here: Served) -> None:
+    head = LANE[:-2] + UPGRADE + b"Expect: 100-continue\r\n\r\n"
+    written = here.connect().feed(head, GOOD)
+
+    assert written.startswith(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
+    assert written.count(b"100 Continue") == 1
+
+
+def test_the_body_behind_an_offer_of_another_protocol_is_judged_like_any_other(here: Served) -> None:
+    chunks = b"POST /predict HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    assert codes(here.connect().feed(chunks + b"2a00\r\n" + b"1" * 10_752)) == ["body_too_large"]
+    assert codes(here.connect().feed(chunks + b"needle")) == ["bad_request"]
+    assert codes(here.connect().feed(chunks + b"0\r\nConnection: close\r\n\r\n")) == ["bad_request"]
 
 
 def test_a_route_that_raises_is_answered_with_an_internal_error_and_the_connection_goes_on(here: Served) -> None:
