@@ -160,12 +160,16 @@ def _listen(settings: Settings, flags: Mapping[str, Any]) -> socket.socket:
 
 
 def _occupy_standard_streams() -> None:
-    """Put the null device where a standard stream is closed: the next socket would stand there, and be logged into."""
+    """Put the null device where a standard stream is closed, for workers too.
+
+    The next socket would stand there, and be logged into; libuv aborts a process that closes a descriptor so low.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            os.set_inheritable(null, True)
 
 
 def _welcome(url: str, settings: Settings) -> str:
