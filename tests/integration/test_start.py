@@ -69,7 +69,9 @@ def test_a_service_starts_with_its_standard_streams_closed() -> None:
     process = subprocess.Popen(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=environment({"ADMIN_PORT": "off"}))
     try:
         until(lambda: is_healthy(f"http://127.0.0.1:{port}"))
-        assert is_healthy(f"http://127.0.0.1:{port}")
+        [worker] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        streams = {str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for pid in (process.pid, worker) for fd in range(3)}
+        assert streams == {os.devnull}
     finally:
         process.terminate()
 

@@ -104,7 +104,7 @@ def _lead_to(lane: Lane, opened: Opened) -> None:
 @asynccontextmanager
 async def _opened_models(models: ModelHost, container: Container) -> AsyncIterator[None]:
     """Have all models answer meanwhile; without a supervisor, with runners of this process. Raises ModelRefused."""
-    live = container.live()
+    live, opened = container.live(), container.opened()
     try:
         await _install(models, EMBEDDED_LABEL.name, Placed(EMBEDDED_LABEL.version, _EMBEDDED_SLICE_ROWS))
         if live is None:
@@ -113,6 +113,7 @@ async def _opened_models(models: ModelHost, container: Container) -> AsyncIterat
         else:
             for name, placed in live.items():
                 await _install(models, name, placed)
+                opened()
             yield
     finally:
         await container.clients().close()

@@ -23,6 +23,7 @@ from weighbridge.adapters.system.priority import wake_gently
 from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor.control import ControlPlane, Fleet, Operator, serve_control
 from weighbridge.server.supervisor.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
+from weighbridge.server.supervisor.orphans import reaping
 from weighbridge.server.supervisor.rollouts import Rollouts
 from weighbridge.server.supervisor.supervisor import Supervisor
 from weighbridge.server.supervisor.systemd import feed_watchdog, inherited_listener, notify
@@ -103,6 +104,7 @@ async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, A
         async with (
             ports.administered(supervisor, rollouts, lambda: logger),
             watching(settings, rollouts.reconcile, lambda: logger),
+            reaping(lambda: runners.children | {worker.pid for worker in supervisor.workers()}),
         ):
             try:
                 await supervisor.run(lambda: ports.announce(logger))
@@ -129,6 +131,7 @@ async def _serve_alone(ports: _Ports) -> None:
     async with (
         ports.administered(alone, rollouts, container.logger),
         watching(settings, rollouts.reconcile, container.logger),
+        reaping(lambda: runners.children),
     ):
         try:
             await alone.run(lambda: ports.announce(container.logger()))
@@ -160,12 +163,16 @@ def _listen(settings: Settings, flags: Mapping[str, Any]) -> socket.socket:
 
 
 def _occupy_standard_streams() -> None:
-    """Put the null device where a standard stream is closed: the next socket would stand there, and be logged into."""
+    """Put the null device where a standard stream is closed, for workers too.
+
+    The next socket would stand there, and be logged into; libuv aborts a process that closes a descriptor so low.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            os.set_inheritable(null, True)
 
 
 def _welcome(url: str, settings: Settings) -> str:

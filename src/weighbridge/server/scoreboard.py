@@ -16,7 +16,7 @@ class Vitals(ctypes.Structure):
     """
 
     _fields_ = (
-        ("beats", ctypes.c_uint64),  # goes up a few times a second while the event loop runs
+        ("beats", ctypes.c_uint64),  # goes up with each step of the start, then with time while the event loop runs
         ("closed", ctypes.c_uint64),  # connections that have ended or were handed back, from the start
         ("in_flight", ctypes.c_uint64),  # requests that the application works on
         ("buffered_bytes", ctypes.c_uint64),  # what all connections buffer

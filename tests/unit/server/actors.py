@@ -74,7 +74,6 @@ class Actor:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._end.fileno(), self._hear)
         self._loop.call_soon(self._come_up)
-        self._loop.call_soon(self._beat)
 
     @property
     def lives(self) -> bool:
@@ -104,10 +103,15 @@ class Actor:
     def _come_up(self) -> None:
         match self._on_stage.plays(self, Word.READY):
             case "does":
-                self.send(Word.READY)
+                self.come_up()
             case "fails":
                 self.send(Word.FAILED, "0 models/m/1: it is broken")
                 self.end(3)
+
+    def come_up(self) -> None:
+        """Be ready, and give signs of life."""
+        self.send(Word.READY)
+        self._beat()
 
     def stand_still(self) -> None:
         """Hear nothing any more, and give no sign of life."""

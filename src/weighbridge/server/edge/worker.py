@@ -46,10 +46,12 @@ _ENDS = 2  # of a runner: a socket, and the board
 class Factory(Protocol):
     """Makes the application of a worker."""
 
-    def __call__(self, settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> ASGIApp:
+    def __call__(
+        self, settings: Settings, memory: memoryview, live: Mapping[str, Placed], opened: Callable[[], None]
+    ) -> ASGIApp:
         """The application, which counts in `memory`, and serves the versions that are `live` by their models' names.
 
-        Its lifespan raises ModelRefused when one of them cannot be served.
+        Its lifespan calls `opened` after each of them, and raises ModelRefused when one cannot be served.
         """
         ...
 
@@ -239,11 +241,15 @@ class Worker:
         self._gate = Gate(settings, scoreboard.vitals)
         self._preparing: asyncio.Task[None] | None = None
         self.plane = DataPlane(
-            lambda: factory(settings, scoreboard.metrics, catalogue.live), settings, self._gate, self._started
+            lambda: factory(settings, scoreboard.metrics, catalogue.live, self._beat),
+            settings,
+            self._gate,
+            self._started,
         )
 
     def run(self) -> None:
         """Serve until the supervisor says otherwise, or is gone."""
+        self._beat()  # all that it needs is imported
         tune_memory()
         reserve_descriptors(self._gate.settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -252,6 +258,10 @@ class Worker:
             finally:
                 if self.plane.refusal is not None:
                     self._channel.send(Word.FAILED, f"0 {self.plane.refusal[:_LONGEST_REASON]}")
+
+    def _beat(self) -> None:
+        """Give a sign of life before the gate gives them."""
+        self._gate.vitals.beats += 1
 
     def _started(self) -> None:
         self._opening = Opening(self.plane.models)

@@ -147,7 +147,7 @@ class Runners:
             self._ticking.cancel()
         for hosted in self.hosted:
             hosted.close()
-        for nursery in [*self._nurseries.values(), *self._former_nurseries]:
+        for nursery in self._all_nurseries:
             nursery.close()
 
     # Opening
@@ -213,6 +213,15 @@ class Runners:
         return board
 
     @property
+    def children(self) -> set[int]:
+        """The processes that it has started itself."""
+        return {nursery.pid for nursery in self._all_nurseries}
+
+    @property
+    def _all_nurseries(self) -> list[Nursery]:
+        return [*self._nurseries.values(), *self._former_nurseries]
+
+    @property
     def _slots(self) -> int:
         return _SLOTS_PER_WORKER * max(1, self.settings.workers)
 
@@ -266,7 +275,7 @@ class Runners:
             for runner in hosted.runners.values():
                 if runner.busy_seconds > limit:
                     runner.kill(f"was in one call for more than {limit:g} s, the call_timeout")
-        for nursery in [*self._nurseries.values(), *self._former_nurseries]:
+        for nursery in self._all_nurseries:
             if nursery.idle_seconds > _IDLE_NURSERY_SECONDS:
                 nursery.close()
         self._tick_on()

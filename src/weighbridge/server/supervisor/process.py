@@ -98,7 +98,7 @@ class WorkerProcess:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long its event loop has given no sign of life."""
+        """For how long it has given no sign of life."""
         return self._silent_ticks * TICK_SECONDS
 
     @property
@@ -126,6 +126,7 @@ class WorkerProcess:
     def ready(self) -> None:
         """It answers from now on."""
         self.state = WorkerState.READY
+        self._silent_ticks = 0
         self._ready_at = monotonic()
         self.came_up.set_result(True)
 
@@ -187,7 +188,7 @@ class WorkerProcess:
     def look(self) -> None:
         """Look for a sign of life; called at every tick, so that time in which nobody looked does not count."""
         beats = self.scoreboard.vitals.beats
-        self._silent_ticks = 0 if beats != self._beats or self.state is WorkerState.STARTING else self._silent_ticks + 1
+        self._silent_ticks = 0 if beats != self._beats else self._silent_ticks + 1
         self._beats = beats
 
     def never_received(self) -> list[Batch]:

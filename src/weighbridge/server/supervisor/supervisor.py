@@ -100,9 +100,9 @@ class Supervisor:
             with suppress(Stopping):
                 async with self._rollouts.changing:
                     await self._rollouts.start(self)
+                    self._tick()
                     await self._start()
             if self._started:
-                self._tick()
                 on_ready()
                 await self._stopping.wait()
                 await self._drain()
@@ -223,6 +223,7 @@ class Supervisor:
             slot=self._free_slot(),
             most_connections=self._most_connections,
         )
+        worker.runners = len(self._rollouts.runners())
         self._workers[worker] = slot
         loop = asyncio.get_running_loop()
         loop.add_reader(worker.channel.fileno(), self._listen_to, worker)
@@ -294,9 +295,10 @@ class Supervisor:
             worker.look()
             worker.runners = len(self._rollouts.runners())
             loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
-            if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
-                worker.kill(f"did not come up within {self._longest_start:g} s")
-            elif worker.silent_seconds >= self._settings.hang_timeout:
+            starts = worker.state is WorkerState.STARTING
+            if starts and worker.silent_seconds >= self._settings.load_timeout:  # each model opened is a sign of life
+                worker.kill(f"did not get on with its start for {worker.silent_seconds:g} s")
+            elif not starts and worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"gave no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
                 self._dispatcher.give_again(worker.never_received())
@@ -393,11 +395,6 @@ class Supervisor:
         slot.worker = None
         worker.retire(Word.RETIRE)
         self._fill(slot)
-
-    @property
-    def _longest_start(self) -> float:
-        """Seconds after which a worker should have come up: each of its models was opened in time before."""
-        return self._settings.load_timeout * (1 + len(self._rollouts.catalogue.live))
 
     # Rolling
 

@@ -520,6 +520,17 @@ def test_a_model_that_cannot_be_opened_stops_the_start(log: Log) -> None:
     assert [line["event"] for line in log.events] == ["service_stopped"]
 
 
+def test_each_model_that_the_start_has_opened_is_told_of(log: Log) -> None:
+    opened: list[list[str]] = []
+    container = log.container()
+    container.loader.override(providers.Object(FakeLoader({(name, "1"): constant(CHURN, 0.5) for name in "mn"})))
+    container.live.override(providers.Object({"m": Placed("1"), "n": Placed("1")}))
+    container.opened.override(providers.Object(lambda: opened.append(list(container.models().live))))
+
+    with TestClient(create_app(container)):
+        assert opened == [["default", "m"], ["default", "m", "n"]]
+
+
 def test_the_live_models_are_listed(churn: Service) -> None:
     assert churn.client.get("/").json()["models"] == ["churn", "default"]
     assert churn.client.get("/models").json() == {

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -302,6 +302,28 @@ def test_an_application_that_cannot_serve_its_models_says_so_in_one_line(
 
     assert ends[0].receive()[:2] == (Word.FAILED, "0 models/m/1: it is broken")
     assert "Traceback" not in caplog.text
+
+
+def test_each_step_of_its_start_is_a_sign_of_life(ends: tuple[Channel, Channel]) -> None:
+    def starting(opened: Callable[[], None]) -> FastAPI:
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+            opened()
+            beats.append(scoreboard.vitals.beats)
+            raise ModelRefused("models/m/1: it is broken")
+            yield
+
+        beats.append(scoreboard.vitals.beats)
+        return FastAPI(lifespan=lifespan)
+
+    beats = list[int]()
+    scoreboard = Scoreboard.create()
+    worker = Worker(lambda *given: starting(given[-1]), ends[1], Settings(), scoreboard, Catalogue())
+    assert scoreboard.vitals.beats == 0
+    with pytest.raises(SystemExit):
+        worker.run()
+
+    assert beats == [1, 2]
 
 
 class Unanswered:

@@ -410,6 +410,16 @@ def test_runners_of_one_runtime_come_from_one_nursery_until_it_is_lost(stage: St
     assert [nursery.runtime for nursery in stage.nurseries] == ["python", "sklearn", "python"]
 
 
+def test_nurseries_are_its_children_until_they_are_lost(stage: Stage) -> None:
+    stage.open("python")
+    stage.runners.heed(stage.runners.settings.model_copy(update={"load_timeout": 5.0}))
+    stage.open("python", "n")
+
+    assert stage.runners.children == {nursery.pid for nursery in stage.nurseries}
+    stage.loop.do(stage.nurseries[0].close)
+    assert stage.runners.children == {stage.nurseries[1].pid}
+
+
 def test_a_nursery_that_nobody_needs_is_ended_after_a_minute(stage: Stage) -> None:
     stage.open("python")
     stage.open("sklearn", "n")

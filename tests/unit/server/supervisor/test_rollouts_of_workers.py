@@ -26,7 +26,7 @@ from weighbridge.domain.errors import ModelRefused, NothingToRollBack
 from weighbridge.server.catalogue import Catalogue, Outcome, Stopping
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.hosted import Hosted
-from weighbridge.server.supervisor import rollouts, supervisor
+from weighbridge.server.supervisor import process, rollouts, supervisor
 from weighbridge.server.supervisor.rollouts import CannotStart
 from weighbridge.server.supervisor.supervisor import Supervisor
 
@@ -45,6 +45,15 @@ def play(monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger) -> Calla
         asyncio.run(main())
 
     return play
+
+
+@pytest.fixture
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds from one look of the supervisor at its workers to the next."""
+    seconds = 0.02
+    monkeypatch.setattr(process, "TICK_SECONDS", seconds)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", seconds)
+    return seconds
 
 
 def when(word: Word, number: int, deed: str) -> Callable[[Actor, Word], str]:
@@ -185,7 +194,7 @@ def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Calla
         on.actors[0].kill()
         await on.until(lambda: len(on.actors) == 3)
         assert (await on.rollouts.activate("m", "2")).live == "2"
-        on.actors[2].send(Word.READY)
+        on.actors[2].come_up()
         await on.settled(2)
 
         assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
@@ -202,7 +211,7 @@ def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_repla
         await on.until(lambda: len(on.actors) == 3)
         on.repository.change("m", "1", FoundVersion(fingerprint="other"))
         assert (await on.rollouts.reload("m")).live == "1"
-        on.actors[2].send(Word.READY)
+        on.actors[2].come_up()
         await on.settled(2)
 
         assert [actor.number for actor in on.living] == [1, 3]
@@ -213,7 +222,7 @@ def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_repla
 def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Callable[..., None]) -> None:
     def comes_up_late(actor: Actor, word: Word) -> str:
         if (actor.number, word) == (2, Word.RETIRE):
-            actor.send(Word.READY)
+            actor.come_up()
         return when(Word.READY, 2, "nothing")(actor, word)
 
     async def scene(on: Stage) -> None:
@@ -238,7 +247,7 @@ def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Cal
         loop = asyncio.get_running_loop()
 
         async def come_up() -> None:
-            on.actors[2].send(Word.READY)
+            on.actors[2].come_up()
             await on.until(lambda: [report.state for report in on.supervisor.workers()] == ["ready"] * 2)
 
         on.repository.before_writing = lambda: asyncio.run_coroutine_threadsafe(come_up(), loop).result()
@@ -363,7 +372,7 @@ def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., N
             await asyncio.sleep(0)
         assert not on.openings.opened[1:]
         assert on.openings.heeded == []
-        on.actors[2].send(Word.READY)
+        on.actors[2].come_up()
         await activation
 
         assert [(actor.number, actor.live) for actor in on.living] == [(2, {"m": "2"}), (3, {"m": "2"})]
@@ -526,7 +535,7 @@ def test_a_runner_that_takes_the_place_of_another_is_told_to_every_worker_but_th
         on.openings.replace(on.openings.hosted[0], 0)
         await on.until(lambda: len(on.actors[1].runners) == 2)
         assert on.actors[2].runners == []
-        on.actors[2].send(Word.READY)
+        on.actors[2].come_up()
         await on.until(lambda: on.actors[2].runners)
 
         assert met(on)[1:] == [[Met(1, 1, "m 1 0"), Met(1, 1, "m 1 anew 0")], [Met(1, 0, "m 1 anew 0")]]
@@ -788,16 +797,51 @@ def test_the_series_of_a_version_are_given_up_five_minutes_after_its_end(
     play(scene)
 
 
-def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(play: Callable[..., None], log: Log) -> None:
+def test_a_worker_that_does_not_get_on_with_its_start_is_killed(
+    play: Callable[..., None], log: Log, quick_ticks: float
+) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         on.actors[0].kill()
         await on.until(lambda: len(on.actors) == 4)
         await on.settled(2)
 
-    play(scene, load_timeout=0.1)
+    play(scene, load_timeout=5 * quick_ticks)
 
-    assert log.written("worker_died")[1]["reason"] == "did not come up within 0.2 s"
+    assert log.written("worker_died")[1]["reason"] == "did not get on with its start for 0.1 s"
+
+
+def test_a_worker_may_take_as_long_for_each_of_its_models_as_one_may_take(
+    play: Callable[..., None], quick_ticks: float
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        starting = on.actors[2]
+
+        def opens_a_model() -> float:
+            starting.scoreboard.vitals.beats += 1
+            return next(report.age_seconds for report in on.supervisor.workers() if report.pid == starting.pid)
+
+        await on.until(lambda: opens_a_model() > 20 * quick_ticks)
+        starting.come_up()
+        await on.settled(2)
+
+        assert on.living == on.actors[1:]
+
+    play(scene, load_timeout=5 * quick_ticks)
+
+
+def test_a_service_whose_worker_does_not_get_on_with_its_start_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger, quick_ticks: float
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "nothing")
+        await stage(monkeypatch, logger, "1", load_timeout=5 * quick_ticks).__aenter__()
+
+    with pytest.raises(CannotStart, match=r"got one that did not get on with its start for 0.1 s; "):
+        asyncio.run(main())
 
 
 STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])
