@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import click
-import uvloop
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
@@ -19,7 +18,9 @@ from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import MEMORY_BYTES
+from weighbridge.adapters.system.event_loop import new_event_loop
 from weighbridge.adapters.system.priority import wake_gently
+from weighbridge.adapters.system.processes import NEEDED, can_be_started
 from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor.control import ControlPlane, Fleet, Operator, serve_control
 from weighbridge.server.supervisor.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
@@ -49,8 +50,9 @@ def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
     tls_context(settings)  # so that files which cannot be used are told before anything starts
     listener = inherited or _listen(settings, flags)
     ports = _Ports(settings, listener, listen_for_admin(settings), inherited=inherited is not None)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_supervise(ports, worker, flags) if settings.workers else _serve_alone(ports))
+    supervised = settings.workers > 0 and can_be_started()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_supervise(ports, worker, flags) if supervised else _serve_alone(ports))
 
 
 class _Ports:
@@ -117,9 +119,11 @@ async def _serve_alone(ports: _Ports) -> None:
     from weighbridge.entrypoints.asgi import create_app
     from weighbridge.server.alone import Alone
 
-    settings = ports.settings
+    settings = ports.settings.model_copy(update={"workers": 0})
     memory, live = bytearray(MEMORY_BYTES), dict[str, Placed]()
     container = Container(settings=settings, memory=memory, live=live)
+    if ports.settings.workers:
+        container.logger().warning("workers_not_started", workers=ports.settings.workers, reason=NEEDED)
     runners = Runners(settings, container.logger())
     rollouts = Rollouts(container.repository(), runners, settings, container.logger())
 

@@ -12,11 +12,12 @@ from starlette.types import ASGIApp
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
+from weighbridge.adapters.system.allocator import tune_memory
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Stopping
 from weighbridge.server.edge.gate import Gate
 from weighbridge.server.edge.opening import NoModels, Opening
-from weighbridge.server.edge.worker import DataPlane, tune_memory
+from weighbridge.server.edge.worker import DataPlane
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.runner.runners import connect

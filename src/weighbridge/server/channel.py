@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Self
 
+from weighbridge.adapters.system.sockets import CLOSE_ON_EXEC, message_pair
+
 _LONGEST_MESSAGE = 64 * 1024
 
 
@@ -50,7 +52,7 @@ MOST_DESCRIPTORS = 64
 """What one message may bring along; Linux' own limit is 253."""
 
 _SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
-_LOOK = socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+_LOOK = socket.MSG_PEEK | CLOSE_ON_EXEC
 
 
 class NoRoom(Exception):
@@ -67,7 +69,7 @@ class Channel:
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
         """Two ends."""
-        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        one, other = message_pair()
         return cls(one), cls(other)
 
     def fileno(self) -> int:

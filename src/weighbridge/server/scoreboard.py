@@ -6,6 +6,7 @@ import os
 from typing import Self
 
 from weighbridge.adapters.series import MEMORY_BYTES
+from weighbridge.adapters.system.memory import shared
 
 
 class Vitals(ctypes.Structure):
@@ -42,10 +43,9 @@ class Scoreboard:
 
     @classmethod
     def create(cls) -> Self:
-        """A new one, all zero, in memory that no file system holds."""
-        descriptor = os.memfd_create("weighbridge-worker")
+        """A new one, all zero, in memory that no file system holds. Raises OSError."""
+        descriptor = shared("worker", ctypes.sizeof(Vitals) + MEMORY_BYTES)
         try:
-            os.ftruncate(descriptor, ctypes.sizeof(Vitals) + MEMORY_BYTES)
             return cls(descriptor)
         except OSError:
             os.close(descriptor)

@@ -24,6 +24,7 @@ from weighbridge.adapters.runners.terms import Board, Placed, Supervision
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.application.admission import ServiceTime
 from weighbridge.application.catalogue import Entries, ModelEntry, VersionEntry, VersionState
+from weighbridge.application.in_thread import InThread
 from weighbridge.application.inline import Inline
 from weighbridge.application.live import LiveModels, Served
 from weighbridge.application.ports import ModelLoader, Scorer
@@ -93,7 +94,8 @@ class ModelHost:
         client = None
         if placed.terms is None:
             golden = golden_row(self._repository, name, version)
-            scorer: Scorer = Inline(self._loader.load(name, version), placed.slice_rows)
+            model = self._loader.load(name, version)
+            scorer: Scorer = InThread(model) if placed.in_thread else Inline(model, placed.slice_rows)
         else:
             manifest = Manifest.read(placed.manifest.encode(), f"models/{name}/{version}/{MANIFEST}")
             golden = golden_of(manifest)

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import math
 import os
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -14,13 +11,16 @@ from functools import cached_property, partial
 from typing import Protocol
 
 import uvicorn
-import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from weighbridge.adapters.runners.terms import Placed
+from weighbridge.adapters.system.allocator import settle_memory, tune_memory
+from weighbridge.adapters.system.event_loop import new_event_loop
 from weighbridge.adapters.system.lending import borrowed
 from weighbridge.adapters.system.priority import wake_at_once
+from weighbridge.adapters.system.processes import end_with, leave_signals_to_parent
+from weighbridge.adapters.system.sockets import AT_ONCE
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.channel import KEPT, Channel, NoRoom, Word
@@ -34,10 +34,6 @@ from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor.listener import reserve_descriptors, tls_context
 from weighbridge.settings import Settings
 
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-_M_ARENA_MAX = -8
-_LARGE_BLOCK = 128 * 1024
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _LONGEST_REASON = 4096  # characters
 _PAUSE_SECONDS = 0.05
 _ENDS = 2  # of a runner: a socket, and the board
@@ -147,14 +143,18 @@ class DataPlane(uvicorn.Server):
         return Shared.of(self._gate, self.config, self.server_state, self.lifespan.state, loop)
 
     @cached_property
-    def _bare_answers(self) -> BareAnswers:
+    def _bare_answers(self) -> BareAnswers | None:
+        """None where the first bytes of a connection cannot be looked at as they lie there."""
+        if self.config.is_ssl or not AT_ONCE:
+            return None
         return BareAnswers(self._shared.lane, self._shared.replies)
 
     def adopt(self, connections: Iterable[int], *, kept: bool = False) -> None:
         """Serve connections that were accepted elsewhere, by their descriptors; `kept` where they have had requests."""
         for connection in connections:
             self._adopted += 1
-            rest = b"" if self.config.is_ssl else self._bare_answers.answer(connection)
+            bare = self._bare_answers
+            rest = b"" if bare is None else bare.answer(connection)
             if rest is None:
                 self._gate.vitals.closed += 1
             else:
@@ -210,26 +210,6 @@ class DataPlane(uvicorn.Server):
         yield  # they are for whoever runs it
 
 
-def tune_memory() -> None:
-    """Have malloc give back what it can: bodies that grow side by side, and threads that read files, leave no holes.
-
-    Large blocks are mapped each by itself; glibc begins so, but moves the threshold up with every one that is freed.
-    One arena serves all threads: those that read files would each keep their own. Other libraries have no such call.
-    """
-    with contextlib.suppress(AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
-def settle_memory() -> None:
-    """Give back what start-up needed only for itself; what it has built, the collector need not look at again."""
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 class Worker:
     """A data plane that is directed by a supervisor, over a channel, and begins with a catalogue."""
 
@@ -252,7 +232,7 @@ class Worker:
         self._beat()  # all that it needs is imported
         tune_memory()
         reserve_descriptors(self._gate.settings)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             try:
                 runner.run(self.plane.serve(sockets=[]))
             finally:
@@ -363,10 +343,9 @@ class Worker:
 
 def work(factory: Factory) -> None:
     """Be the worker whose channel is the descriptor that the command line names; its supervisor handles the signals."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals_to_parent()
     wake_at_once()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, snapshot, [memory, written] = channel.receive()  # it was sent before this process began
     scoreboard, catalogue = Scoreboard(memory), borrowed(Catalogue, written)

@@ -84,10 +84,10 @@ class Hosted:
 
     def entry(self) -> Calls:
         """What the catalogue says of it."""
-        inline = self.placed.terms is None
+        placement = "thread" if self.placed.in_thread else "inline" if self.placed.terms is None else "runner"
         return Calls(
-            "inline" if inline else "runner",
-            0 if inline else self.options.instances,
+            placement,
+            self.options.instances if placement == "runner" else 0,
             self.report.golden > 1,
             round(self.report.call_seconds, 7),
             round(self.report.row_seconds, 9),

@@ -12,7 +12,9 @@ from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
 
+from weighbridge.adapters.system import processes
 from weighbridge.adapters.system.lending import lent
+from weighbridge.adapters.system.memory import unnamed
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.runner.orders import Order, Report
@@ -55,7 +57,7 @@ class RunnerProcess:
         self._condemned = False
         self._told: tuple[str, str] | None = None
         with ExitStack() as held, ExitStack() as passed:  # what is held goes if anything fails
-            self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
+            self._errors = unnamed("errors")
             held.callback(os.close, self._errors)
             self._control, theirs = Channel.pair()
             held.callback(self._control.close)
@@ -107,7 +109,7 @@ class RunnerProcess:
         self._condemned = True
         with suppress(ProcessLookupError):
             if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                processes.kill(self._pidfd)
             elif self.pid is not None and not self.ended.done():
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -120,8 +122,7 @@ class RunnerProcess:
     def kill_group(self) -> None:
         """End what it has started; for a runner whose nursery, which sees to that, has ended."""
         if self.pid is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            processes.kill_group(self.pid)
 
     def buried(self, code: int) -> None:
         """It has come to its end; releases all that is held of it."""

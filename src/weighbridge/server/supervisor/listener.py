@@ -1,14 +1,11 @@
 """The listening socket and its TLS: made by the service itself, which can say in one line why it could not."""
 
 import errno
-import fcntl
-import os
-import resource
 import socket
 import ssl
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
+from weighbridge.adapters.system.limits import open_files, reserve_files
 from weighbridge.settings import InvalidSettings, Settings
 
 _BACKLOG = 2048
@@ -74,22 +71,16 @@ def most_connections(settings: Settings) -> int:
     That limit is raised as far as the system lets it.
     """
     share = max(1, settings.max_connections // max(1, settings.workers))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors = max(soft, min(hard, share + _OTHER_DESCRIPTORS))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    descriptors = open_files(share + _OTHER_DESCRIPTORS)
     return min(share, max(descriptors // 2, descriptors - _OTHER_DESCRIPTORS))
 
 
 def reserve_descriptors(settings: Settings) -> None:
     """Have the kernel's table of this process's descriptors be as large as all its connections will want it.
 
-    It grows by doubling, and where there are threads that waits until every core has seen it: some tens of
-    milliseconds, in which nobody is answered, just when many connect.
+    To let it grow takes time in which nobody is answered, just when many connect.
     """
-    most = most_connections(settings) + _OTHER_DESCRIPTORS  # which first raises the limit
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError):  # without it all goes on, only not as smoothly
-        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, min(most, soft) - 1))
+    reserve_files(most_connections(settings) + _OTHER_DESCRIPTORS)
 
 
 class _Encrypted(Exception):

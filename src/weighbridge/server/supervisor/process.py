@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.adapters.system.lending import lent
+from weighbridge.adapters.system.processes import watch
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.channel import KEPT, MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
@@ -277,7 +278,7 @@ def _start(
     """A process that inherits the descriptor, and one by which its end is seen. Raises OSError."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor], env=environment)
     try:
-        return process, os.pidfd_open(process.pid)
+        return process, watch(process.pid)
     except OSError:
         process.kill()
         process.wait()
