@@ -1,16 +1,21 @@
 """What /openapi.json says of trained models."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.unit.adapters.http.test_models import CLASSES, ROW, Service, serving
 from tests.unit.adapters.http.test_openapi import references, resolve
 from tests.unit.log import Log
 from tests.unit.models import CHURN, constant
 from weighbridge.adapters.http.model_description import describe_model
+from weighbridge.adapters.http.openapi import SCHEMAS
+from weighbridge.adapters.manifest import NAME
 
 Schema = dict[str, Any]
 PATHS = ("/models/churn/predict", "/models/churn/versions/1/predict")
@@ -89,6 +94,31 @@ def test_operations_of_models_have_ids_of_their_own_whatever_the_models_are_call
     ]
 
     assert len({*ids}) == len(ids)
+
+
+def is_of_a_model(schema: str) -> bool:
+    return schema.endswith(("_Row", "_Prediction", "_Answer", "_Answers"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.from_regex(NAME, fullmatch=True), min_size=2, max_size=4))
+@example({"eu.churn", "us.churn", "churn"})
+@example({"a.b", "a_b", "a-b", "a__b", "A.b", "a.b_Row", "a.b."})
+def test_models_share_no_schemas_whatever_they_are_called(names: set[str]) -> None:
+    described = {name: describe_model(name, "1", CLASSES) for name in names}
+
+    for name, part in described.items():
+        assert {*references(part.paths)} - {SCHEMAS.format(model="ProblemDetails")} == {
+            SCHEMAS.format(model=f"{name}_{kind}") for kind in ("Row", "Answer", "Answers")
+        }
+        assert {*part.schemas} == {f"{name}_{kind}" for kind in ("Row", "Prediction", "Answer", "Answers")}
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+", schema) and is_of_a_model(schema) for schema in part.schemas)
+
+
+def test_no_schema_of_the_service_itself_is_named_as_one_of_a_model(churn: Service) -> None:
+    of_models = {*describe_model("churn", "1", CLASSES).schemas, *describe_model("default", "1", CHURN).schemas}
+
+    assert {schema for schema in document_of(churn)["components"]["schemas"] if is_of_a_model(schema)} == of_models
 
 
 def test_a_golden_row_is_the_example_where_there_is_one() -> None:
