@@ -28,8 +28,8 @@ def main() -> None:
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", help="Port to listen on; 0 picks a free one.")
 @click.option("--workers", help="Processes that answer requests; 0 does everything in the one process.")
-@click.option("--weights", help="Weights of the embedded model, a JSON array.")
-@click.option("--models", help="Directory of trained models, to be served next to the embedded one.")
+@click.option("--weights", help="Weights of the embedded model, a JSON array; off does without it.")
+@click.option("--models", help="Directory of trained models, to be served beside the embedded one.")
 @click.option("--log-level", help="Least severe level to log: debug, info, warning or error.")
 @click.option("--log-format", help="json, console, or auto: console on a terminal.")
 @click.option("--log-requests", help="Which requests to log: failed (and slow) ones, all or none.")
@@ -100,7 +100,9 @@ def openapi() -> None:
 
     container = Container(settings=_load())
     repository = container.repository()
-    parts = [describe_model(*EMBEDDED_LABEL, container.embedded().signature)]
+    parts = []
+    if container.settings().has_embedded:
+        parts.append(describe_model(*EMBEDDED_LABEL, container.embedded().signature))
     try:
         for name, version in catalogue.wanted(repository.scan()).items():
             signature = repository.manifest(name, version).signature()

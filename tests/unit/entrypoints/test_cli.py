@@ -235,6 +235,13 @@ def test_openapi_prints_the_models_that_would_be_served(tmp_path: Path, monkeypa
     assert "churn_Row" in document["components"]["schemas"]
 
 
+def test_openapi_prints_no_embedded_model_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(tmp_path))
+    monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "off")
+
+    assert [path for path in json.loads(run("openapi").output)["paths"] if "predict" in path] == []
+
+
 def test_openapi_says_why_a_model_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(tmp_path / "nothing"))
 
