@@ -492,7 +492,7 @@ class GateProtocol(HttpToolsProtocol):
             request_id,
             b"",
             (self.url or b"").partition(b"?")[0],
-            reply[0],
+            reply,
             perf_counter() - self._since,
         )
         self.transport.write(self.replies.written(reply, request_id, CLOSE))
@@ -634,7 +634,7 @@ class GateProtocol(HttpToolsProtocol):
         reply = too_late(request_id)
         now = perf_counter()
         spent = now - request.came
-        self._telemetry.finished(request.route.metrics, request_id, head.method, head.target, reply[0], spent)
+        self._telemetry.finished(request.route.metrics, request_id, head.method, head.target, reply, spent)
         self._give(reply, head, request_id, now)
 
     def _turn_away(self, head: Head, route: CompiledRoute, came: float) -> None:
@@ -643,7 +643,7 @@ class GateProtocol(HttpToolsProtocol):
         reply = overloaded(request_id)
         now = perf_counter()
         self._telemetry.shed("queue")
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply, now - came)
         self._give(reply, head, request_id, now)
 
     def _give(self, reply: Reply, head: Head, request_id: str, now: float) -> None:

@@ -64,7 +64,7 @@ class Replies:
             self._telemetry.expired()
             reply = too_late(request_id)
         # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply, now - came)
         return reply, request_id, now
 
     def written(self, reply: Reply, request_id: str, more: str) -> bytes:
