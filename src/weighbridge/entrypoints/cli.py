@@ -158,9 +158,8 @@ def openapi() -> None:
         parts.append(describe_model(*EMBEDDED_LABEL, container.embedded().signature))
     try:
         for name, version in catalogue.wanted(repository.scan()).items():
-            signature = repository.manifest(name, version).signature()
-            golden = catalogue.golden_row(repository, name, version)
-            parts.append(describe_model(name, version, signature, golden))
+            manifest = repository.manifest(name, version)
+            parts.append(describe_model(name, version, manifest.signature(), manifest))
     except ModelRefused as exc:
         _end(_CANNOT_START, *str(exc).splitlines())
     click.echo(json.dumps(describe(create_app(container), parts), indent=2))
