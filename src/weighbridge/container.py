@@ -70,7 +70,7 @@ class Container(containers.DeclarativeContainer):
         live_models,
         telemetry,
         repository,
-        providers.Factory(EmbeddedFirst, embedded, loader),
+        providers.Factory(EmbeddedFirst, embedded.provider, loader),
         clients,
         max_rows=settings.provided.max_rows,
     )

@@ -47,9 +47,12 @@ class InvalidSettings(Exception):
         super().__init__("\n".join(" ".join(problem.splitlines()) for problem in problems))
 
 
+_OFF = "off"
+
+
 def _json_array(value: object) -> object:
     """Flags and environment variables are texts: there an array is written as JSON."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value == _OFF:
         return value
     try:
         return json.loads(value)
@@ -82,14 +85,16 @@ class Settings(BaseSettings):
         None, min_length=16, description="what the admin listener asks for; on other than loopback addresses it must"
     )
     weights: Annotated[
-        tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_json_array)
+        Annotated[tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], Field(min_length=1)]
+        | Literal["off"],
+        NoDecode,
+        BeforeValidator(_json_array),
     ] = Field(
         (0.25, -0.5, 1.25, 0.0),
-        min_length=1,
-        description="weights of the embedded model: a JSON array of one or more finite numbers",
+        description="weights of the embedded model: a JSON array of one or more finite numbers; off does without it",
     )
     models: str | None = Field(
-        None, min_length=1, description="directory of trained models; the embedded one is always there"
+        None, min_length=1, description="directory of trained models, which are served beside the embedded one"
     )
     models_watch: Literal["events", "poll", "off"] = Field(
         "events", description="how changes in the directory of models are noticed; network file systems need poll"
@@ -199,10 +204,19 @@ class Settings(BaseSettings):
         came |= in_environment
         came |= {f"--{field.replace('_', '-')}": value for field, value in flags.items()}
         try:
-            return cls(**flags)
+            settings = cls(**flags)
         except ValidationError as exc:
             wrong = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
             raise InvalidSettings(*(_wrong(field, came) for field in wrong)) from exc
+        if settings.models is None and not settings.has_embedded:
+            expected = f"expected weights, or {_variable('models')} to be set as well, got {_OFF!r}"
+            raise InvalidSettings(f"{_source('weights', came)}: {expected}")
+        return settings
+
+    @property
+    def has_embedded(self) -> bool:
+        """Whether there is an embedded model."""
+        return self.weights != _OFF
 
     def snapshot(self) -> str:
         """All but the secrets, as a text that `restore` takes in another process."""
@@ -286,12 +300,16 @@ def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
             yield f"{name}: expected the name of a setting, got an unknown one; {hint}"
 
 
-def _wrong(field: str, came: Mapping[str, object]) -> str:
-    """The line for a setting whose value is wrong, by the name under which the value that counts came."""
+def _source(field: str, came: Mapping[str, object]) -> str:
+    """The name under which the value of a setting came that counts."""
     names = (f"--{field.replace('_', '-')}", _variable(field))
     source = next((name for name in names if name in came), None)
-    if source is None:
-        source = next(name for name in came if name.endswith(f": {field}"))
+    return source or next(name for name in came if name.endswith(f": {field}"))
+
+
+def _wrong(field: str, came: Mapping[str, object]) -> str:
+    """The line for a setting whose value is wrong."""
+    source = _source(field, came)
     schema = Settings.model_json_schema()["properties"][field]
     secret = any(option.get("format") == "password" for option in schema.get("anyOf", ()))
     value = "another" if secret else reprlib.repr(came[source])
@@ -301,7 +319,7 @@ def _wrong(field: str, came: Mapping[str, object]) -> str:
 def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:
     """Whether a value from the file, which unlike a text has a type, is of the setting's."""
     names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, str: {"string"}, list: {"array"}}
-    options = {option.get("type") for option in schema.get("anyOf", [schema])}
+    options = {option.get("type") for option in schema.get("anyOf", [schema]) if option.get("const", value) == value}
     return bool(names.get(type(value), set()) & options)
 
 
@@ -317,8 +335,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
             return f"a finite number above {low:g}"
         case {"type": "number", "minimum": low}:
             return f"a finite number of at least {low:g}"
-        case {"anyOf": [{"type": "integer"} as number, {"const": word}]}:
-            return f"{_in_words(number)}, or {word}"
+        case {"anyOf": [other, {"const": word}]}:
+            return f"{_in_words(other)}, or {word}"
         case {"anyOf": [{"format": "password", "minLength": length}, _]}:
             return f"a text of at least {length} characters of ASCII, without spaces and line breaks"
         case {"type": "boolean"}:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from weighbridge.domain.errors import InvalidSignature, ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
@@ -44,13 +45,20 @@ class _Strict(BaseModel):
     def parse(cls, text: bytes, file: str) -> Self:
         """What a `file` says. Raises ModelRefused, naming the file, the key and what was expected."""
         try:
-            return cls.model_validate(tomllib.loads(text.decode()))
+            values = tomllib.loads(text.decode())
+        except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
+            raise ModelRefused(f"{file}: expected TOML in UTF-8, got what is not: {exc}") from exc
+        return cls.checked(values, file)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], source: str) -> Self:
+        """What these values say. Raises ModelRefused, naming the source, the key and what was expected."""
+        try:
+            return cls.model_validate(values)
         except ValidationError as exc:
             [error, *_] = exc.errors(include_url=False, include_input=False)
             where = ".".join(map(str, error["loc"]))
-            raise ModelRefused(f"{file}: {where or 'the whole'}: {error['msg']}") from exc
-        except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
-            raise ModelRefused(f"{file}: expected TOML in UTF-8, got what is not: {exc}") from exc
+            raise ModelRefused(f"{source}: {where or 'the whole'}: {error['msg']}") from exc
 
 
 class ColumnSpec(_Strict):
@@ -97,7 +105,26 @@ class Golden(_Strict):
     output: dict[str, Value]
 
 
-class Manifest(_Strict):
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "expected one line of printable characters, got others")
+    return text
+
+
+class About(_Strict):
+    """What people are told of a version: each a line, or None where nothing is said."""
+
+    title: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)] | None = None
+    description: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)] | None = None
+    owner: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)] | None = None
+
+    @classmethod
+    def of(cls, about: "About") -> "About":
+        """No more than this of a manifest."""
+        return About(**about.model_dump(include={*About.model_fields}))
+
+
+class Manifest(About):
     """`model.toml`: one version of a model.
 
     `artefact` is the name of a file beside it, of which `sha256` is the digest in hexadecimal; `entry` is what the

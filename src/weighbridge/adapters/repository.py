@@ -106,6 +106,11 @@ class Repository:
         self._digests = digests  # without those of files that are gone
         return found
 
+    def find(self, name: str) -> FoundModel:
+        """One model. Raises ModelRefused when it is not there."""
+        with self._opened(name), self._opened() as root:
+            return self._model(root, name, {})
+
     def strangers(self) -> list[str]:
         """What is no model by its name and passed over for it, a sentence each. Raises ModelRefused."""
         if self._root is None:

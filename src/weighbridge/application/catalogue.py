@@ -56,4 +56,4 @@ Entries = Mapping[str, ModelEntry]
 """All models by name."""
 
 EMBEDDED = ModelEntry("default", "embedded", None, (VersionEntry("embedded", VersionState.LIVE),))
-"""The model that is always there."""
+"""The model of the setting `weights`."""

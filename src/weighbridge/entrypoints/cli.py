@@ -1,12 +1,13 @@
 """The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start.
 
-1 when a service that runs was asked for something, and did not do it.
+1 when a service that runs, or a model, was asked for something and did not do it.
 """
 
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import click
@@ -15,6 +16,8 @@ from weighbridge import __version__
 from weighbridge.entrypoints.operations import Failed, Service, table
 from weighbridge.settings import InvalidSettings, Settings
 
+_FAILED = 1
+_WRONG_CALL = 2
 _CANNOT_START = 3
 
 
@@ -28,8 +31,8 @@ def main() -> None:
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", help="Port to listen on; 0 picks a free one.")
 @click.option("--workers", help="Processes that answer requests; 0 does everything in the one process.")
-@click.option("--weights", help="Weights of the embedded model, a JSON array.")
-@click.option("--models", help="Directory of trained models, to be served next to the embedded one.")
+@click.option("--weights", help="Weights of the embedded model, a JSON array; off does without it.")
+@click.option("--models", help="Directory of trained models, to be served beside the embedded one.")
 @click.option("--log-level", help="Least severe level to log: debug, info, warning or error.")
 @click.option("--log-format", help="json, console, or auto: console on a terminal.")
 @click.option("--log-requests", help="Which requests to log: failed (and slow) ones, all or none.")
@@ -44,14 +47,43 @@ def serve(**flags: Any) -> None:
     try:
         serve({name: value for name, value in flags.items() if value is not None})
     except (InvalidSettings, CannotStart) as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("features", nargs=-1, required=True, type=float)
-@click.option("--scale-factor", type=float, default=1.0, show_default=True, help="What the score is multiplied by.")
-def predict(features: tuple[float, ...], scale_factor: float) -> None:
-    """Score one row without a server, with the weights of the settings."""
+@click.argument("arguments", nargs=-1, required=True, metavar="FEATURES... | MODEL FILE")
+@click.option("--models", help="Directory of trained models.")
+@click.option("--scale-factor", type=float, help="What the score of FEATURES is multiplied by; 1.0 by default.")
+def predict(arguments: tuple[str, ...], models: str | None, scale_factor: float | None) -> None:
+    """Predict without a server.
+
+    FEATURES are one row for the embedded model. MODEL is a model of the directory, and FILE has a row or an array of
+    rows for it, as JSON; - is standard input.
+
+    The first argument is a MODEL if --models is given, or if it is no number.
+    """
+    for argument in arguments:
+        if argument[:1] == "-" and argument != "-" and not _is_number(argument):
+            raise click.NoSuchOption(argument)
+    if models is None and _is_number(arguments[0]):
+        _predict_row(list(map(click.FLOAT, arguments)), 1.0 if scale_factor is None else scale_factor)
+        return
+    match arguments:
+        case (name, file) if scale_factor is None:
+            _predict_file(name, file, _load() if models is None else _load(models=models))
+        case _:
+            raise click.UsageError("expected MODEL and FILE, and no --scale-factor")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _predict_row(features: list[float], scale_factor: float) -> None:
     from pydantic import ValidationError
 
     from weighbridge.adapters.http.prediction import ModelInput
@@ -60,15 +92,36 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
     from weighbridge.domain.errors import WeighbridgeError
 
     settings = _load()
-    use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
     try:
-        row = ModelInput(features=list(features), scale_factor=scale_factor)
+        use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
+        row = ModelInput(features=features, scale_factor=scale_factor)
         click.echo(use_case(row.features, row.scale_factor))
     except ValidationError as exc:
         [error, *_] = exc.errors()
         raise click.UsageError(f"{'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
     except WeighbridgeError as exc:
         raise click.UsageError(str(exc)) from exc
+
+
+def _predict_file(name: str, file: str, settings: Settings) -> None:
+    from weighbridge.domain.errors import ModelRefused
+    from weighbridge.entrypoints.prediction import predict
+
+    try:
+        with click.open_file(file, "rb") as opened:
+            body = opened.read()
+    except OSError as exc:
+        raise click.UsageError(f"{file}: {exc.strerror}") from exc
+    try:
+        status, _, reply = predict(settings, name, body)
+    except ModelRefused as exc:
+        _end(_CANNOT_START, str(exc))
+    if status >= HTTPStatus.BAD_REQUEST:
+        problem = json.loads(reply)
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['message']}" for item in problem.get("errors", ())]
+        code = _FAILED if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _WRONG_CALL
+        _end(code, *(f"{problem['code']}: {line}" for line in wrong or [problem["detail"]]))
+    click.echo(reply)
 
 
 @main.command()
@@ -84,7 +137,7 @@ def check() -> None:
     try:
         catalogue.check(Repository(settings.models, settings.load_memory_bytes).scan())
     except ModelRefused as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
 
 
 @main.command()
@@ -100,14 +153,15 @@ def openapi() -> None:
 
     container = Container(settings=_load())
     repository = container.repository()
-    parts = [describe_model(*EMBEDDED_LABEL, container.embedded().signature)]
+    parts = []
+    if container.settings().has_embedded:
+        parts.append(describe_model(*EMBEDDED_LABEL, container.embedded().signature))
     try:
         for name, version in catalogue.wanted(repository.scan()).items():
-            signature = repository.manifest(name, version).signature()
-            golden = catalogue.golden_row(repository, name, version)
-            parts.append(describe_model(name, version, signature, golden))
+            manifest = repository.manifest(name, version)
+            parts.append(describe_model(name, version, manifest.signature(), manifest))
     except ModelRefused as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
     click.echo(json.dumps(describe(create_app(container), parts), indent=2))
 
 
@@ -165,18 +219,17 @@ def _service(url: str | None) -> Iterator[Service]:
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     except Failed as exc:
-        click.echo(f"weighbridge: {exc}", err=True)
-        sys.exit(1)
+        _end(_FAILED, str(exc))
 
 
 def _load(**flags: Any) -> Settings:
     try:
         return Settings.load(**flags)
     except InvalidSettings as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
 
 
-def _cannot_start(why: str) -> NoReturn:
-    for line in why.splitlines():
+def _end(code: int, *lines: str) -> NoReturn:
+    for line in lines:
         click.echo(f"weighbridge: {line}", err=True)
-    sys.exit(_CANNOT_START)
+    sys.exit(code)

@@ -6,7 +6,7 @@ import platform
 import secrets
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.golden import GoldenRows, check_count
 from weighbridge.adapters.inference import infer
-from weighbridge.adapters.manifest import MANIFEST, NAME, VERSION, ColumnSpec, Golden, Manifest, RuntimeName, Value
+from weighbridge.adapters.manifest import (
+    MANIFEST,
+    NAME,
+    VERSION,
+    About,
+    ColumnSpec,
+    Golden,
+    Manifest,
+    RuntimeName,
+    Value,
+)
 from weighbridge.adapters.runtimes import Packed, Runtime, Trust, runtime
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.application.ports import Model
@@ -37,10 +47,18 @@ _BY_LIBRARY: tuple[RuntimeName, ...] = (
 _METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba"}
 
 
-def package(model: Any, directory: str | Path, *, example: Any, trusted_types: Sequence[str] = ()) -> Path:
+def package(
+    model: Any,
+    directory: str | Path,
+    *,
+    example: Any,
+    trusted_types: Sequence[str] = (),
+    about: Mapping[str, str | None],
+) -> Path:
     """As `weighbridge.package` says."""
     target = Path(directory).absolute()
     _check_place(target)
+    told = dict(About.checked(about, "what people are told"))
     described = infer(example)
     name = _runtime_of(model)
     library = runtime(name)
@@ -58,7 +76,7 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
         columns = tuple(map(_as_wide_as, packed.outputs, outputs))
         signature = Signature(described.inputs, columns)
         golden = [_golden(signature, rows, outputs, place) for place in chosen]
-        manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden})
+        manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden, **told})
         _check_apart(loaded, manifest, [places[place] for place in chosen])
     given = example.iloc[places] if hasattr(example, "iloc") else np.asarray(example)[places]
     _compare(model, given, {column.name: values for column, values in zip(columns, outputs, strict=True)})

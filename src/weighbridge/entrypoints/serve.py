@@ -89,7 +89,7 @@ class _Ports:
             logger.info("admin_listening", url=url_of(self._admin, secure=False))
         logger.info("listening", url=self._url)
         if os.isatty(1):
-            click.echo(_welcome(self._url, self.settings), err=True)
+            click.echo(welcome(self._url, self.settings), err=True)
         notify("READY=1")
         self._watchdog = asyncio.ensure_future(feed_watchdog())
 
@@ -179,10 +179,14 @@ def _occupy_standard_streams() -> None:
             os.set_inheritable(null, True)
 
 
-def _welcome(url: str, settings: Settings) -> str:
-    row = json.dumps({"features": [1.0] * len(settings.weights)})
+def welcome(url: str, settings: Settings) -> str:
+    """The text for a terminal: where the service answers, and a request to try."""
+    attempt = f"{url}/models"
+    if settings.has_embedded:
+        row = json.dumps({"features": [1.0] * len(settings.weights)})
+        attempt = f"{url}/predict -H 'Content-Type: application/json' -d '{row}'"
     return f"""
   Weighbridge {__version__} answers at {url}
   Docs: {url}/docs
-  Try:  curl {url}/predict -H 'Content-Type: application/json' -d '{row}'
+  Try:  curl {attempt}
 """

@@ -50,6 +50,22 @@ def test_versions_are_in_numeric_order_and_the_highest_is_wanted(tmp_path: Path)
     assert model.wanted == "10"
 
 
+def test_one_model_is_found_as_among_all(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "broken/1", b"[]").joinpath("weights.json").unlink()
+    repository = Repository(tmp_path)
+
+    assert {name: repository.find(name) for name in ("churn", "broken")} == repository.scan()
+
+
+@pytest.mark.parametrize("name", ["nothing", "..", "", "churn/1"])
+def test_a_model_that_is_not_there_is_not_found(tmp_path: Path, name: str) -> None:
+    place(tmp_path, "churn/1")
+
+    with pytest.raises(ModelRefused, match=r"^models"):
+        Repository(tmp_path).find(name)
+
+
 def test_the_rollout_says_which_version_is_wanted(tmp_path: Path) -> None:
     place(tmp_path, "churn/1")
     place(tmp_path, "churn/2")

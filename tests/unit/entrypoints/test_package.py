@@ -51,6 +51,21 @@ def test_a_version_holds_the_artefact_and_a_manifest_that_pins_it(tmp_path: Path
     assert {*stated.libraries} == {"python", "numpy"}
 
 
+def test_what_people_are_told_is_in_the_manifest(tmp_path: Path) -> None:
+    told = {"title": "Pairs", "description": "Of two", "owner": "us"}
+
+    stated = manifest(weighbridge.package(_WEIGHTS, tmp_path / "pair" / "1", example=_ROWS, **told))
+
+    assert {key: getattr(stated, key) for key in told} == told
+
+
+def test_what_people_cannot_be_told_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="title: expected one line of printable characters, got others"):
+        weighbridge.package(_WEIGHTS, tmp_path / "pair" / "1", example=_ROWS, title="two\nlines")
+
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_golden_rows_are_five_from_all_over_the_example(tmp_path: Path) -> None:
     rows = [[float(place), 0.0] for place in range(5000)]
 

@@ -66,6 +66,25 @@ def test_settings_come_from_a_file(config: Path) -> None:
     assert (settings.port, settings.weights, settings.log_level) == (8123, (1.0, -2500.0), "debug")
 
 
+def test_there_is_no_embedded_model_where_the_weights_are_off(config: Path) -> None:
+    config.write_text('weights = "off"\nmodels = "models"\n', "utf-8")
+
+    assert (Settings.load().weights, Settings.load().has_embedded) == ("off", False)
+    assert Settings.load(weights="off") == Settings.load()
+    assert Settings.restore(Settings.load().snapshot()).model_dump() == Settings.load().model_dump()
+    assert Settings.load(weights="[1]").has_embedded
+
+
+def test_without_models_the_embedded_one_is_needed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = "expected weights, or WEIGHBRIDGE_MODELS to be set as well, got 'off'"
+
+    config.write_text('weights = "off"', "utf-8")
+    assert refusal(weights="off") == f"--weights: {expected}"
+    assert refusal() == f"{config}: weights: {expected}"
+    monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "off")
+    assert refusal() == f"WEIGHBRIDGE_WEIGHTS: {expected}"
+
+
 def test_an_empty_file_leaves_the_defaults(config: Path) -> None:
     config.touch()
 
@@ -109,14 +128,19 @@ def test_a_token_that_no_client_could_send_is_refused_and_not_shown(
         ("PORT", "", "an integer from 0 to 65535, got ''"),
         ("PORT", "8\n0", r"an integer from 0 to 65535, got '8\n0'"),
         ("PORT", "9" * 1000, "an integer from 0 to 65535, got '999999999999...9999999999999'"),
-        ("WEIGHTS", "1.5", "a JSON array of one or more finite numbers, got '1.5'"),
-        ("WEIGHTS", "[]", "a JSON array of one or more finite numbers, got '[]'"),
-        ("WEIGHTS", "[NaN]", "a JSON array of one or more finite numbers, got '[NaN]'"),
-        ("WEIGHTS", "[1e999]", "a JSON array of one or more finite numbers, got '[1e999]'"),
-        ("WEIGHTS", "[true]", "a JSON array of one or more finite numbers, got '[true]'"),
-        ("WEIGHTS", '["1"]', """a JSON array of one or more finite numbers, got '["1"]'"""),
-        ("WEIGHTS", "0.25,-0.5", "a JSON array of one or more finite numbers, got '0.25,-0.5'"),
-        ("WEIGHTS", "[" * 100_000, "a JSON array of one or more finite numbers, got '[[[[[[[[[[[[...[[[[[[[[[[[[['"),
+        ("WEIGHTS", "1.5", "a JSON array of one or more finite numbers, or off, got '1.5'"),
+        ("WEIGHTS", "[]", "a JSON array of one or more finite numbers, or off, got '[]'"),
+        ("WEIGHTS", "[NaN]", "a JSON array of one or more finite numbers, or off, got '[NaN]'"),
+        ("WEIGHTS", "[1e999]", "a JSON array of one or more finite numbers, or off, got '[1e999]'"),
+        ("WEIGHTS", "[true]", "a JSON array of one or more finite numbers, or off, got '[true]'"),
+        ("WEIGHTS", '["1"]', """a JSON array of one or more finite numbers, or off, got '["1"]'"""),
+        ("WEIGHTS", "0.25,-0.5", "a JSON array of one or more finite numbers, or off, got '0.25,-0.5'"),
+        ("WEIGHTS", "OFF", "a JSON array of one or more finite numbers, or off, got 'OFF'"),
+        (
+            "WEIGHTS",
+            "[" * 100_000,
+            "a JSON array of one or more finite numbers, or off, got '[[[[[[[[[[[[...[[[[[[[[[[[[['",
+        ),
         ("MAX_BODY_BYTES", "0", "an integer of at least 1, got '0'"),
         ("MAX_ROWS", "many", "an integer of at least 1, got 'many'"),
         ("LOG_LEVEL", "INFO", "one of debug, info, warning, error, got 'INFO'"),
@@ -139,11 +163,11 @@ def test_a_wrong_value_is_named_with_what_was_expected_and_what_came(
         ("port = 'http'", "port: expected an integer from 0 to 65535, got 'http'"),
         ("port = 1979-05-27", "port: expected an integer from 0 to 65535, got datetime.date(1979, 5, 27)"),
         ("log_level = 3", "log_level: expected one of debug, info, warning, error, got 3"),
-        ("weights = [nan]", "weights: expected a JSON array of one or more finite numbers, got [nan]"),
-        ("weights = 1.5", "weights: expected a JSON array of one or more finite numbers, got 1.5"),
-        ("weights = '[1.5]'", "weights: expected a JSON array of one or more finite numbers, got '[1.5]'"),
-        ("weights = [true]", "weights: expected a JSON array of one or more finite numbers, got [True]"),
-        ("weights = []", "weights: expected a JSON array of one or more finite numbers, got []"),
+        ("weights = [nan]", "weights: expected a JSON array of one or more finite numbers, or off, got [nan]"),
+        ("weights = 1.5", "weights: expected a JSON array of one or more finite numbers, or off, got 1.5"),
+        ("weights = '[1.5]'", "weights: expected a JSON array of one or more finite numbers, or off, got '[1.5]'"),
+        ("weights = [true]", "weights: expected a JSON array of one or more finite numbers, or off, got [True]"),
+        ("weights = []", "weights: expected a JSON array of one or more finite numbers, or off, got []"),
         ("port = true", "port: expected an integer from 0 to 65535, got True"),
         ("port = 80.0", "port: expected an integer from 0 to 65535, got 80.0"),
         ("prot = 1", "prot: expected the name of a setting, got an unknown one; did you mean port?"),

@@ -26,7 +26,7 @@ class EmbeddedRoute(FastRoute):
     model = EMBEDDED_LABEL
 
 
-router = APIRouter(route_class=EmbeddedRoute, tags=["prediction"])
+router = APIRouter(route_class=EmbeddedRoute, tags=[EMBEDDED_LABEL.name])
 
 # A list stops at its first bad item: to name each of millions would cost more memory than the body.
 Numbers = Annotated[list[float], FailFast()]

@@ -13,6 +13,9 @@ import orjson
 Reply = tuple[int, bytes, bytes]
 """A whole HTTP reply, whichever road carries it: status, media type, body."""
 
+BEGINNING = b'{"type":"urn:weighbridge:'
+"""How the body of each problem begins, and no other body."""
+
 _ID = "the request id"
 
 

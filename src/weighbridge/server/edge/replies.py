@@ -66,7 +66,7 @@ class Replies:
             self._telemetry.expired()
             reply = too_late(request_id)
         # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply, now - came)
         return reply, request_id, now
 
     def expired(self, head: Head, route: CompiledRoute, came: float) -> Answered:
@@ -83,7 +83,7 @@ class Replies:
         request_id = self._request_id(head.given_id)
         reply = reply_to(request_id)
         now = perf_counter()
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply, now - came)
         return reply, request_id, now
 
     def refused(self, refusal: Refusal) -> bytes:
@@ -92,7 +92,7 @@ class Replies:
         request_id = self._request_id(refusal.given_id)
         reply = refusal.reason.problem.reply(str(refusal.reason), request_id)
         path, spent = refusal.target.partition(b"?")[0], perf_counter() - refusal.since
-        telemetry.finished(telemetry.metrics.route(UNROUTED), request_id, b"", path, reply[0], spent)
+        telemetry.finished(telemetry.metrics.route(UNROUTED), request_id, b"", path, reply, spent)
         return self.written(reply, request_id, CLOSE)
 
     def written(self, reply: Reply, request_id: str, more: str) -> bytes:

@@ -18,7 +18,7 @@ from weighbridge.adapters.model_metrics import model_families
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.adapters.system.machine import usable_cores
 from weighbridge.adapters.system.priority import aside
-from weighbridge.application.catalogue import EMBEDDED, ModelEntry, VersionEntry, VersionState
+from weighbridge.application.catalogue import EMBEDDED, Entries, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound, ModelRefused, NothingToRollBack, VersionNotFound
 from weighbridge.server.catalogue import Catalogue, Outcome, Stopping
 from weighbridge.server.runner.hosted import Hosted
@@ -113,7 +113,7 @@ class Hosts(Protocol):
         ...
 
 
-_EMBEDDED = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=True)
+_EMBEDDED_STAYS = Outcome(EMBEDDED.name, EMBEDDED.live, EMBEDDED.previous, persisted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Rollouts:
         self, repository: ModelDirectory, openings: Openings, settings: Settings, logger: FilteringBoundLogger
     ) -> None:
         self.changing = asyncio.Lock()
-        self.catalogue = Catalogue()
+        self.catalogue = Catalogue(entries=_embedded(settings))
         self._repository = repository
         self._openings = openings
         openings.came, openings.gone = self._came, self._gone
@@ -229,6 +229,8 @@ class Rollouts:
 
         The caller holds `changing`.
         """
+        self._settings = settings
+        self._line_up()
         self._repository.most_bytes = settings.load_memory_bytes
         if self._openings.heed(settings):
             for name, state in sorted(self._states.items()):
@@ -337,8 +339,8 @@ class Rollouts:
 
     async def _activate(self, name: str, version: str) -> Outcome:
         async with self.changing:
-            if (name, version) == (_EMBEDDED.model, _EMBEDDED.live):
-                return _EMBEDDED
+            if self._is_embedded(name) and version == EMBEDDED.live:
+                return _EMBEDDED_STAYS
             state = await self._look_at(name)
             if state.found is None or version not in state.found.versions:
                 raise VersionNotFound
@@ -347,7 +349,7 @@ class Rollouts:
 
     async def _roll_back(self, name: str) -> Outcome:
         async with self.changing:
-            if name == _EMBEDDED.model:
+            if self._is_embedded(name):
                 raise NothingToRollBack
             state = await self._look_at(name)
             version = state.previous
@@ -356,10 +358,13 @@ class Rollouts:
             with self._recorded(name, "rollback"):
                 return await self._make_live(name, _chosen(state.found, version), pin=True)
 
+    def _is_embedded(self, name: str) -> bool:
+        return name in _embedded(self._settings)
+
     async def _reload(self, name: str) -> Outcome:
         async with self.changing:
-            if name == _EMBEDDED.model:
-                return _EMBEDDED
+            if self._is_embedded(name):
+                return _EMBEDDED_STAYS
             state = await self._look_at(name)
             state.followed = state.found
             with self._recorded(name, "reload"):
@@ -529,9 +534,14 @@ class Rollouts:
         former, states = self.catalogue, sorted(self._states.items())
         live = {name: state.hosted.placed for name, state in states if state.hosted is not None}
         entries = {name: state.entry(name) for name, state in states}
-        self.catalogue = Catalogue(live, {EMBEDDED.name: EMBEDDED, **entries})
+        self.catalogue = Catalogue(live, {**_embedded(self._settings), **entries})
         if self.catalogue != former:
             self._hosts.tell()
+
+
+def _embedded(settings: Settings) -> Entries:
+    """The entry of the embedded model, where there is one."""
+    return {EMBEDDED.name: EMBEDDED} if settings.has_embedded else {}
 
 
 def _wanted(name: str, model: FoundModel | None) -> Wanted:

@@ -52,6 +52,7 @@ SHAPES = Signature(
     (Column(name="hidden", kind=Kind.FLOAT, width=2),),
 )
 SLICE_ROWS = 1000
+UNTOLD = {"title": None, "description": None, "owner": None}
 ABOUT = {"status": "success", "model": "churn", "version": "1"}
 
 
@@ -535,8 +536,8 @@ def test_the_live_models_are_listed(churn: Service) -> None:
     assert churn.client.get("/").json()["models"] == ["churn", "default"]
     assert churn.client.get("/models").json() == {
         "models": [
-            {"name": "churn", "live": "1", "reason": None},
-            {"name": "default", "live": "embedded", "reason": None},
+            {"name": "churn", "live": "1", "reason": None, **UNTOLD},
+            {"name": "default", "live": "embedded", "reason": None, **UNTOLD},
         ]
     }
 
@@ -549,6 +550,7 @@ def test_a_model_that_is_not_live_is_listed_with_the_reason(own_churn: Service) 
         "name": "fraud",
         "live": None,
         "reason": "no version can be live",
+        **UNTOLD,
     }
     page = own_churn.client.get("/models/fraud").json()
     assert (page["inputs"], page["outputs"]) == (None, None)
@@ -567,6 +569,7 @@ def test_a_model_has_a_page_with_its_signature_and_its_versions(own_churn: Servi
         "live": "1",
         "previous": "0.9",
         "reason": None,
+        **UNTOLD,
         "calls": None,
         "inputs": [
             {**defaults, "name": "age", "type": "int", "minimum": 18.0, "maximum": 90.0},

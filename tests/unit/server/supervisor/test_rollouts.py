@@ -626,6 +626,29 @@ def test_whoever_opens_versions_is_told_of_runners_and_workers_and_tells_of_runn
     on.run(scene)
 
 
+# The embedded model
+
+
+def test_the_embedded_model_is_live_unless_the_settings_say_otherwise(on: Operated) -> None:
+    without = Settings(weights="off", models="models")
+
+    async def scene() -> None:
+        assert "default" in on.rollouts.catalogue.entries
+        await heed(on, without)
+        assert "default" not in on.rollouts.catalogue.entries
+        for operation in (
+            on.rollouts.activate("default", "embedded"),
+            on.rollouts.rollback("default"),
+            on.rollouts.reload("default"),
+        ):
+            with pytest.raises(ModelNotFound):
+                await operation
+        await heed(on, Settings())
+        assert "default" in on.rollouts.catalogue.entries
+
+    on.run(scene)
+
+
 # New settings
 
 
