@@ -15,7 +15,8 @@ class Word(Enum):
 
     # From the supervisor to a worker
     START = b"start"  # with the settings, and the descriptors of the scoreboard and the catalogue
-    CONNECTIONS = b"connections"  # with a number that no other has, and descriptors; from a worker that retires, too
+    # with a number that no other has, perhaps KEPT, and descriptors; from a worker that retires, too, without a number
+    CONNECTIONS = b"connections"
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
@@ -41,6 +42,9 @@ class Word(Enum):
 
 Message = tuple[Word, str, list[int]]
 """A word, the text after it, and descriptors that are the receiver's to close."""
+
+KEPT = "kept"
+"""Said of connections that have had a request: they may rest for longer than those that never had one."""
 
 MOST_DESCRIPTORS = 64
 """What one message may bring along; Linux' own limit is 253."""

@@ -17,7 +17,7 @@ from tests.waiting import DEADLINE
 from weighbridge.adapters.runners.terms import Board, Placed
 from weighbridge.adapters.system.lending import borrowed
 from weighbridge.server.catalogue import Catalogue
-from weighbridge.server.channel import Channel, Word
+from weighbridge.server.channel import KEPT, Channel, Word
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor import process, supervisor
 from weighbridge.server.supervisor.listener import listen
@@ -67,6 +67,7 @@ class Actor:
         self.runners: list[Met] = []
         self.out: list[str] = []
         self.connections = 0
+        self.kept = 0  # of them, those that have had a request
         self.code: int | None = None
         self._prepared = ("", "")
         self._stands_still = False
@@ -164,6 +165,7 @@ class Actor:
                 self.catalogue = borrowed(Catalogue, descriptors[0])
             case Word.CONNECTIONS:
                 self.connections += len(descriptors)
+                self.kept += len(descriptors) if KEPT in text else 0
         for descriptor in descriptors:
             os.close(descriptor)
 

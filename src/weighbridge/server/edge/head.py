@@ -1,7 +1,8 @@
-"""The head of a request, judged: RFC 9110 and 9112, stricter where they leave room."""
+"""A request, and its head, judged: RFC 9110 and 9112, stricter where they leave room."""
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import httptools
 
@@ -22,11 +23,14 @@ LaneRoutes = dict[tuple[bytes, bytes], CompiledRoute]
 class Head:
     """The head of a request that has passed the gate.
 
-    `length` is None for a chunked body; `time_limit` is in seconds from the first byte.
+    `lines` are the headers as they came, their names in lower case; in `headers` those of one name are joined. `length`
+    is None for a chunked body; `time_limit` is in seconds from the first byte.
     """
 
     method: bytes
     target: bytes
+    version: str
+    lines: list[tuple[bytes, bytes]]
     headers: dict[bytes, bytes]
     given_id: bytes | None
     length: int | None
@@ -34,6 +38,34 @@ class Head:
     keep_alive: bool
     time_limit: float
     route: CompiledRoute | None
+
+
+class Refusal(NamedTuple):
+    """Why a request is refused that began at `since`, in seconds of perf_counter; its connection ends with that."""
+
+    reason: RefusedRequest
+    given_id: bytes | None
+    target: bytes
+    since: float
+
+
+@dataclass(slots=True)
+class Request:
+    """A whole request; when its first byte came and its last, in seconds of perf_counter."""
+
+    head: Head
+    body: bytes | bytearray
+    first_byte: float
+    came: float
+
+    @property
+    def deadline(self) -> float:
+        """When it is too late to reply, in seconds of perf_counter."""
+        return self.first_byte + self.head.time_limit
+
+    def refusal(self, reason: RefusedRequest) -> Refusal:
+        """A refusal of it."""
+        return Refusal(reason, self.head.given_id, self.head.target, self.came)
 
 
 def judge(
@@ -67,17 +99,29 @@ def judge(
     length = int(announced) if coding is None else None
     if length is not None and length > limits.max_body_bytes:
         raise body_too_large(limits)
+    route = routes.get((method, target))
+    if route is None and not _names_a_path(target):
+        raise RefusedRequest(Problem.BAD_REQUEST, "expected a request target that is a path")
     return Head(
         method=method,
         target=target,
+        version=version,
+        lines=lines,
         headers=headers,
         given_id=headers.get(b"x-request-id"),
         length=length,
         awaits_continue=version == "1.1" and b"expect" in headers and length != 0,
         keep_alive=version == "1.1" and parser.should_keep_alive(),
         time_limit=deadline.time_limit(headers.get(deadline.HEADER), limits.deadline_ms),
-        route=routes.get((method, target)),
+        route=route,
     )
+
+
+def _names_a_path(target: bytes) -> bool:
+    try:
+        return bool(httptools.parse_url(target).path)
+    except httptools.HttpParserInvalidURLError:
+        return False
 
 
 def url_too_long(limits: Settings) -> RefusedRequest:

@@ -23,12 +23,13 @@ from weighbridge.adapters.system.lending import borrowed
 from weighbridge.adapters.system.priority import wake_at_once
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
-from weighbridge.server.channel import Channel, NoRoom, Word
+from weighbridge.server.channel import KEPT, Channel, NoRoom, Word
 from weighbridge.server.edge.bare import BareAnswers
+from weighbridge.server.edge.connection import Connection
 from weighbridge.server.edge.gate import Gate
 from weighbridge.server.edge.lane import Lane
 from weighbridge.server.edge.opening import Models, NoModels, Opening
-from weighbridge.server.edge.protocol import GateProtocol
+from weighbridge.server.edge.shared import Shared
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor.listener import reserve_descriptors, tls_context
 from weighbridge.settings import Settings
@@ -141,24 +142,25 @@ class DataPlane(uvicorn.Server):
         return self._adopted - self._gate.vitals.closed
 
     @cached_property
-    def _connection(self) -> type[GateProtocol]:
-        return GateProtocol.bound_to(self._gate, self.config, self.server_state, self.lifespan.state)
+    def _shared(self) -> Shared:
+        loop = asyncio.get_running_loop()
+        return Shared.of(self._gate, self.config, self.server_state, self.lifespan.state, loop)
 
     @cached_property
     def _bare_answers(self) -> BareAnswers:
-        return BareAnswers(self.lifespan.state["lane"], self._connection.replies)
+        return BareAnswers(self._shared.lane, self._shared.replies)
 
-    def adopt(self, connections: Iterable[int]) -> None:
-        """Serve connections that were accepted elsewhere, by their descriptors."""
+    def adopt(self, connections: Iterable[int], *, kept: bool = False) -> None:
+        """Serve connections that were accepted elsewhere, by their descriptors; `kept` where they have had requests."""
         for connection in connections:
             self._adopted += 1
             rest = b"" if self.config.is_ssl else self._bare_answers.answer(connection)
             if rest is None:
                 self._gate.vitals.closed += 1
             else:
-                self._go_on(self._adopt(connection, self._connection(rest)))
+                self._go_on(self._adopt(connection, Connection(self._shared, rest, kept=kept)))
 
-    async def _adopt(self, connection: int, protocol: GateProtocol) -> None:
+    async def _adopt(self, connection: int, protocol: Connection) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
@@ -295,7 +297,7 @@ class Worker:
     def _obey(self, word: Word, text: str, descriptors: list[int]) -> None:
         match word:
             case Word.CONNECTIONS:
-                self.plane.adopt(descriptors)
+                self.plane.adopt(descriptors, kept=KEPT in text)
             case Word.PREPARE:
                 number, name = text.split()
                 self._preparing = asyncio.ensure_future(self._prepare(number, name, descriptors))
@@ -355,8 +357,8 @@ class Worker:
             os.close(descriptor)
             self.plane.models.tell(entries)
 
-    def _give_back(self, descriptor: int) -> bool:
-        return self._channel.send(Word.CONNECTIONS, "", [descriptor])
+    def _give_back(self, descriptor: int, *, kept: bool) -> bool:
+        return self._channel.send(Word.CONNECTIONS, KEPT if kept else "", [descriptor])
 
 
 def work(factory: Factory) -> None:

@@ -15,7 +15,7 @@ from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.adapters.system.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
-from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
+from weighbridge.server.channel import KEPT, MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import PREFIX, Settings
@@ -32,6 +32,13 @@ class Ending(NamedTuple):
 
     kind: str
     words: str
+
+
+class Batch(NamedTuple):
+    """Connections, by their descriptors; `kept` where they have had a request."""
+
+    connections: Sequence[int]
+    kept: bool
 
 
 class WorkerProcess:
@@ -124,11 +131,12 @@ class WorkerProcess:
         self._ready_at = monotonic()
         self.came_up.set_result(True)
 
-    def take(self, connections: Sequence[int]) -> int:
+    def take(self, connections: Sequence[int], *, kept: bool = False) -> int:
         """Hand over the first of these connections; how many it was, for the worker may not be reached."""
         for start in range(0, len(connections), self._at_once):
             descriptors = connections[start : start + self._at_once]
-            if not self.channel.send(Word.CONNECTIONS, str(next(self._numbers)), descriptors):
+            number = next(self._numbers)
+            if not self.channel.send(Word.CONNECTIONS, f"{number} {KEPT}" if kept else str(number), descriptors):
                 return start
             self._handed += len(descriptors)
         return len(connections)
@@ -184,37 +192,39 @@ class WorkerProcess:
         self._silent_ticks = 0 if beats != self._beats else self._silent_ticks + 1
         self._beats = beats
 
-    def never_received(self) -> list[int]:
+    def never_received(self) -> list[Batch]:
         """The connections that it was sent but has not received, taken back; all else goes on waiting for it."""
-        connections: list[int] = []
+        taken_back: list[Batch] = []
         others: list[Message] = []
         with suppress(BlockingIOError, NoRoom):
             while True:
                 word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
-                    connections += descriptors
+                    taken_back.append(self._back(text, descriptors))
                 else:
                     others.append((word, text, descriptors))
         for word, text, descriptors in others:
             self.channel.send(word, text, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._handed -= len(connections)
-        return connections
+        return taken_back
 
-    def no_room_for(self) -> list[int]:
+    def no_room_for(self) -> list[Batch]:
         """The connections that wait for room in it, taken back; it comes to no word behind them otherwise.
 
         From now on each is sent by itself, so that it gets as many as it has room for.
         """
         self._at_once = 1
-        connections: list[int] = []
+        taken_back: list[Batch] = []
         with suppress(BlockingIOError, NoRoom):
             while self._far_end.next_word is Word.CONNECTIONS:
-                _, _, descriptors = self._far_end.receive()
-                connections += descriptors
+                _, text, descriptors = self._far_end.receive()
+                taken_back.append(self._back(text, descriptors))
+        return taken_back
+
+    def _back(self, text: str, connections: Sequence[int]) -> Batch:
         self._handed -= len(connections)
-        return connections
+        return Batch(connections, KEPT in text)
 
     def read_on(self) -> None:
         """Let it try whether it has room by now."""

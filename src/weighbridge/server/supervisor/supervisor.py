@@ -20,7 +20,7 @@ from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, proc
 from weighbridge.adapters.system.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue, Stopping
-from weighbridge.server.channel import NoRoom, Word
+from weighbridge.server.channel import KEPT, NoRoom, Word
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.supervisor.control import WorkerReport
@@ -248,7 +248,7 @@ class Supervisor:
 
     def _hear(self, worker: WorkerProcess, word: Word, text: str, descriptors: list[int]) -> None:
         if word is Word.CONNECTIONS:
-            self._dispatcher.give(descriptors)
+            self._dispatcher.give(descriptors, kept=KEPT in text)
         elif word is Word.READY:
             self._came_up(worker)
         elif word is Word.BROKEN:
@@ -294,7 +294,7 @@ class Supervisor:
         loop.remove_reader(worker.pidfd)
         slot = self._workers.pop(worker)
         while left := worker.never_received():  # as many at a time as there is room for
-            self._dispatcher.give(left)
+            self._dispatcher.give_again(left)
         ending = worker.ended()
         self._rollouts.clear(worker.slot)
         self._totals.absorb(worker.scoreboard.metrics)
@@ -318,9 +318,9 @@ class Supervisor:
             elif not starts and worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"gave no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
-                self._dispatcher.give(worker.never_received())
+                self._dispatcher.give_again(worker.never_received())
             elif worker.is_full:
-                self._dispatcher.give(worker.no_room_for())
+                self._dispatcher.give_again(worker.no_room_for())
                 worker.read_on()
         self._dispatcher.offer()
 

@@ -353,11 +353,11 @@ class Reluctant(WorkerProcess):
     taking: ClassVar[asyncio.Event]
 
     @override
-    def take(self, connections: Sequence[int]) -> int:
+    def take(self, connections: Sequence[int], *, kept: bool = False) -> int:
         if not self.taking.is_set():
             self.taking.set()
             return 0
-        return super().take(connections)
+        return super().take(connections, kept=kept)
 
 
 def test_a_connection_waits_until_the_worker_can_be_reached(

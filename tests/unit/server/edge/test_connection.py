@@ -1,4 +1,4 @@
-"""The protocol by itself, where a real connection cannot be made to do what is asked, or not surely."""
+"""A connection by itself, where a real one cannot be made to do what is asked, or not surely."""
 
 import asyncio
 import re
@@ -111,7 +111,7 @@ def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(
     here: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = here.connect()
-    monkeypatch.delattr(type(connection.protocol), "lane")
+    monkeypatch.setattr(here.lane, "routes", None)
     written = connection.feed(HEALTH)
 
     assert written.startswith(b"HTTP/1.1 500 ")
@@ -121,7 +121,7 @@ def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(
 
 def test_more_requests_at_once_than_the_application_may_work_on_are_refused(log: Log, here: Served) -> None:
     connection = here.connect()
-    loop = connection.protocol.loop
+    loop = here.loop
     busy = [loop.create_task(asyncio.sleep(0)) for _ in range(3)]
     here.state.tasks.update(busy)
     connection.protocol.data_received(MISSING)
@@ -138,7 +138,7 @@ def test_a_refusal_waits_for_the_replies_before_it_and_nothing_after_it_counts(h
     connection = here.connect()
     connection.protocol.data_received(MISSING + b"GET /health HTTP/2.0\r\nHost: x\r\n\r\n")
     assert not connection.transport.reading
-    connection.protocol.flow.resume_reading()  # as uvicorn does when the application asks for a body
+    connection.protocol._flow.resume_reading()  # as uvicorn does when the application asks for a body
     connection.protocol.data_received(b"\0")
     connection.settle()
 
@@ -243,20 +243,20 @@ def test_when_all_is_to_end_a_connection_at_rest_ends_once_it_was_quiet(
 
 
 @pytest.mark.parametrize(
-    ("received", "sent", "timeout"),
+    ("kept", "sent", "timeout"),
     [
-        (0, (), "header_timeout"),
-        (100, (), "keep_alive_timeout"),
-        (2, (b"\r\n",), "header_timeout"),
-        (None, (), "header_timeout"),
+        (False, (), "header_timeout"),
+        (False, (b"\r\n",), "header_timeout"),
+        (False, (HEALTH,), "keep_alive_timeout"),
+        (False, (MISSING,), "keep_alive_timeout"),
+        (True, (), "keep_alive_timeout"),
     ],
-    ids=["new", "handed on by another process", "blank lines", "no TCP"],
+    ids=["new", "blank lines", "fast lane", "ordinary road", "handed on by another process"],
 )
-def test_a_connection_that_was_kept_elsewhere_is_kept_here(
-    here: Served, received: int | None, sent: tuple[bytes, ...], timeout: str
+def test_a_connection_is_kept_for_longer_once_it_has_had_a_request(
+    here: Served, sent: tuple[bytes, ...], timeout: str, *, kept: bool
 ) -> None:
-    connection = here.connect()
-    connection.transport.get_extra_info("socket").received = received
+    connection = here.connect(kept=kept)
     connection.feed(*sent)
     limit = getattr(here.gate.settings, timeout)
     connection.protocol.sweep(perf_counter() + limit - 1)
@@ -267,22 +267,29 @@ def test_a_connection_that_was_kept_elsewhere_is_kept_here(
     assert connection.transport.closing
 
 
-def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(here: Served) -> None:
-    given: list[int] = []
+@pytest.mark.parametrize(
+    ("sent", "before", "kept"),
+    [((), False, False), ((HEALTH,), False, True), ((), True, True)],
+    ids=["new", "kept", "kept by another process"],
+)
+def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(
+    here: Served, sent: tuple[bytes, ...], *, before: bool, kept: bool
+) -> None:
+    given: list[tuple[int, bool]] = []
 
-    def give(descriptor: int) -> bool:
-        given.append(descriptor)
+    def give(descriptor: int, *, kept: bool) -> bool:
+        given.append((descriptor, kept))
         return True
 
-    connection = here.connect()
-    connection.feed(HEALTH)
+    connection = here.connect(kept=before)
+    connection.feed(*sent)
     written = connection.transport.written
     here.gate.give_back = give
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
 
-    assert given == [DESCRIPTOR]
+    assert given == [(DESCRIPTOR, kept)]
     assert connection.transport.aborted
     assert connection.transport.written == written
 
@@ -290,7 +297,7 @@ def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(here: Se
 def test_a_connection_with_a_request_in_hand_is_not_handed_back(here: Served) -> None:
     connection = here.connect()
     connection.feed(HEALTH[:-1])
-    here.gate.give_back = lambda _: True
+    here.gate.give_back = lambda _, **__: True
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
@@ -303,7 +310,7 @@ def test_a_connection_with_an_unread_reply_is_not_handed_back(here: Served) -> N
     connection = here.connect()
     connection.feed(HEALTH)
     connection.transport.unread = 1
-    here.gate.give_back = lambda _: True
+    here.gate.give_back = lambda _, **__: True
     here.gate.closing = True
     connection.protocol.sweep(perf_counter())
 
@@ -313,7 +320,7 @@ def test_a_connection_with_an_unread_reply_is_not_handed_back(here: Served) -> N
 def test_a_connection_that_cannot_be_handed_back_ends_like_any_other(here: Served) -> None:
     connection = here.connect()
     connection.feed(HEALTH)
-    here.gate.give_back = lambda _: False
+    here.gate.give_back = lambda _, **__: False
     here.gate.closing = True
     connection.protocol.sweep(perf_counter())
     assert not connection.transport.aborted
@@ -322,10 +329,12 @@ def test_a_connection_that_cannot_be_handed_back_ends_like_any_other(here: Serve
     assert connection.transport.closing
 
 
-def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_with_it(here: Served) -> None:
+def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_with_it(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection = here.connect()
-    connection.protocol.scheme = "https"
-    here.gate.give_back = lambda _: True
+    monkeypatch.setattr(here.shared.road, "scheme", "https")
+    here.gate.give_back = lambda _, **__: True
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
@@ -441,6 +450,18 @@ def test_a_request_that_the_application_works_on_has_all_the_time_it_needs(here:
     assert not connection.transport.closing
     connection.settle()
     assert codes(connection.transport.written) == ["not_found"]
+
+
+def test_a_connection_that_the_application_has_ended_is_cut_off_if_its_client_does_not_leave(here: Served) -> None:
+    connection = here.connect()
+    connection.transport.close()
+    now = perf_counter()
+    connection.protocol.sweep(now)
+    connection.protocol.sweep(now + 1.5)
+    assert not connection.transport.aborted
+
+    connection.protocol.sweep(now + 2.5)
+    assert connection.transport.aborted
 
 
 def test_every_request_in_hand_hears_that_its_client_has_gone(here: Served) -> None:
