@@ -99,20 +99,20 @@ class Alone:
         processes = process_families([status], {}, self._settings)
         return Totals().exposition([self._memory], [*processes, *self._rollouts.metrics()])
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
+    async def prepare(self, hosted: Hosted) -> None:
         """Make ready for a version. Raises ModelRefused."""
         seconds = self._settings.load_timeout
         try:
             async with asyncio.timeout(seconds):
-                await self._opening.prepare(name, hosted.placed)
+                await self._opening.prepare(hosted.name, hosted.placed)
         except TimeoutError as exc:
             raise ModelRefused(
-                f"models/{name}/{hosted.version}: expected it to open within {seconds:g} s, got one that did not"
+                f"models/{hosted.name}/{hosted.version}: expected it to open within {seconds:g} s, got one that did not"
             ) from exc
         for runner in hosted.ready:
             self.connect(hosted, runner)
 
-    async def commit(self) -> None:
+    async def commit(self, _hosted: Hosted) -> None:
         """Serve it."""
         self._opening.install()
 

@@ -17,6 +17,7 @@ from weighbridge.adapters.system.processes import watch
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.channel import KEPT, MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import PREFIX, Settings
 
@@ -44,7 +45,7 @@ class Batch(NamedTuple):
 class WorkerProcess:
     """A process that answers requests, run by `command` with the descriptor of its channel after it.
 
-    It is outdated when something was decided since that it has no part in: what it serves may be what was before.
+    What was decided while it started it has `missed`: a version of each of these models is yet to be served by it.
     Raises OSError when there is no process to be had.
     """
 
@@ -66,7 +67,7 @@ class WorkerProcess:
             self.channel.close()
             self._far_end.close()
             raise
-        self.is_outdated = False
+        self.missed: dict[str, Hosted] = {}
         self.slot = slot
         self.runners = 0  # that it has a descriptor for
         self.pid = self._process.pid

@@ -88,12 +88,12 @@ class Openings(Protocol):
 class Hosts(Protocol):
     """All who serve the models: the workers, or the one process. Those who join serve what the catalogue says."""
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
+    async def prepare(self, hosted: Hosted) -> None:
         """Have each make ready for a version, beside those that are live. Raises ModelRefused when one cannot."""
         ...
 
-    async def commit(self) -> None:
-        """Have each serve what it has prepared, or be replaced."""
+    async def commit(self, hosted: Hosted) -> None:
+        """Have each serve the version that it has prepared, or be replaced."""
         ...
 
     def abort(self) -> None:
@@ -473,7 +473,7 @@ class Rollouts:
         """Have all serve what they have prepared, and what they served before be asked no more."""
         former, state.hosted = state.hosted, hosted
         self._line_up()
-        await self._hosts.commit()
+        await self._hosts.commit(hosted)
         if former is not None:
             former.retire()
             self._ended[former.name, former.version] = monotonic()
@@ -484,7 +484,7 @@ class Rollouts:
         hosted = None
         try:
             hosted = await self._open(name, wanted)
-            await self._hosts.prepare(name, hosted)
+            await self._hosts.prepare(hosted)
             hosted.check()
         except BaseException as exc:
             if isinstance(exc, ModelRefused):

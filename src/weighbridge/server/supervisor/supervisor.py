@@ -84,6 +84,7 @@ class Supervisor:
         self._totals = Totals()
         self._restarts = Counter(dict.fromkeys(("exited", "killed", "hung"), 0))
         self._prepared: set[WorkerProcess] = set()
+        self._catching_up: set[asyncio.Task[None]] = set()
         self._most_connections = most_connections(settings)
         self._started = False
         self._stopping = asyncio.Event()
@@ -257,16 +258,32 @@ class Supervisor:
             worker.answered(word, text)
 
     def _came_up(self, worker: WorkerProcess) -> None:
-        """Have a worker answer from now on, unless another one was put in its place meanwhile."""
-        if worker.state is WorkerState.STARTING:
-            worker.ready()
-            for hosted in self._rollouts.hosted:
-                self._put_out(worker, hosted)
-                for runner in hosted.ready:
-                    self._connect(worker, hosted, runner)
-            if worker.is_outdated:
-                self._renew(worker)
-            self._dispatcher.offer()
+        """Have a worker answer from now on, unless it has ended, or another one was put in its place meanwhile."""
+        if worker.state is not WorkerState.STARTING or worker.ending is not None:
+            return
+        if worker.missed:
+            catching_up = asyncio.ensure_future(self._catch_up(worker))
+            self._catching_up.add(catching_up)
+            catching_up.add_done_callback(self._catching_up.discard)
+            return
+        worker.ready()
+        for hosted in self._rollouts.hosted:
+            self._put_out(worker, hosted)
+            for runner in hosted.ready:
+                self._connect(worker, hosted, runner)
+        self._dispatcher.offer()
+
+    async def _catch_up(self, worker: WorkerProcess) -> None:
+        """Have a worker that has started serve what was decided meanwhile, before it is given anything."""
+        try:
+            while worker.missed:
+                _, hosted = worker.missed.popitem()
+                await self._prepare(worker, hosted)
+                await worker.ask(Word.COMMIT)
+        except ModelRefused as exc:
+            worker.kill(f"could not serve its models: {exc}")
+        else:
+            self._came_up(worker)
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -309,33 +326,48 @@ class Supervisor:
 
     # Models
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
+    async def prepare(self, hosted: Hosted) -> None:
         """Have one worker after the other make ready for a version: others have the processor to themselves meanwhile.
 
         Raises ModelRefused.
         """
         while (worker := next(self._not_prepared(), None)) is not None:
             try:
-                async with asyncio.timeout(self._settings.load_timeout):
-                    with lent(hosted.placed) as placed:
-                        await worker.ask(Word.PREPARE, name, [placed])
-            except TimeoutError as exc:
-                self._renew(worker)  # whatever it does there, it can only be ended with the process
-                expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
-                raise ModelRefused(f"models/{name}/{hosted.version}: {expected}, got one that did not") from exc
-            except OSError as exc:
-                raise ModelRefused(f"models/{name}/{hosted.version}: expected a descriptor, got none") from exc
+                await self._prepare(worker, hosted)
+            except ModelRefused as exc:
+                if isinstance(exc.__cause__, TimeoutError):
+                    self._renew(worker)  # whatever it does there, it can only be ended with the process
+                raise
             self._prepared.add(worker)
             for runner in hosted.ready:
                 self._connect(worker, hosted, runner)
 
-    async def commit(self) -> None:
-        """Have those who have prepared a version serve it, and replace all others."""
+    async def _prepare(self, worker: WorkerProcess, hosted: Hosted) -> None:
+        """Have a worker make ready for a version. Raises ModelRefused."""
+        path = f"models/{hosted.name}/{hosted.version}"
+        try:
+            async with asyncio.timeout(self._settings.load_timeout):
+                with lent(hosted.placed) as placed:
+                    await worker.ask(Word.PREPARE, hosted.name, [placed])
+        except TimeoutError as exc:
+            expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
+            raise ModelRefused(f"{path}: {expected}, got one that did not") from exc
+        except OSError as exc:
+            raise ModelRefused(f"{path}: expected a descriptor, got none") from exc
+
+    async def commit(self, hosted: Hosted) -> None:
+        """Have all serve a version: those that start before they serve anything else, the others now.
+
+        Who cannot is replaced.
+        """
+        for worker in self._workers:
+            if worker.state is WorkerState.STARTING:  # it has read the files of before, which may have changed since
+                worker.missed[hosted.name] = hosted
+        with suppress(ModelRefused):
+            await self.prepare(hosted)  # those that have come up since the others did
+        for worker in list(self._not_prepared()):
+            self._renew(worker)
         prepared, self._prepared = self._prepared, set()
-        for worker in [worker for worker in self._workers if worker not in prepared]:
-            worker.is_outdated = True  # also one that starts: it may have read files that have changed since
-            if worker.state is WorkerState.READY:
-                self._renew(worker)
         await asyncio.gather(*(self._commit(worker) for worker in prepared))
 
     async def _commit(self, worker: WorkerProcess) -> None:
@@ -349,7 +381,8 @@ class Supervisor:
         """Have every worker forget what it has prepared, or is preparing."""
         self._prepared.clear()
         for worker in self._workers:
-            worker.channel.send(Word.ABORT)
+            if worker.state is WorkerState.READY:  # one that catches up prepares what was decided before
+                worker.channel.send(Word.ABORT)
 
     def connect(self, hosted: Hosted, runner: RunnerProcess) -> None:
         """Have every worker ask another runner of a version."""

@@ -50,13 +50,13 @@ class FakeHosts:
         self.may_open.set()
         self.on_commit: Callable[[], None] = lambda: None
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
-        self.opened.append((name, hosted.version))
+    async def prepare(self, hosted: Hosted) -> None:
+        self.opened.append((hosted.name, hosted.version))
         await self.may_open.wait()
         if self.refusal is not None:
             raise ModelRefused(self.refusal)
 
-    async def commit(self) -> None:
+    async def commit(self, _hosted: Hosted) -> None:
         self.live = versions(self._rollouts)
         self.on_commit()
 

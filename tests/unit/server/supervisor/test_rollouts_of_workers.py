@@ -4,8 +4,8 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -188,33 +188,109 @@ def test_a_worker_that_does_not_take_up_what_was_decided_is_killed(play: Callabl
     assert [line["reason"] for line in log.written("worker_died")] == ["did not serve the version that was decided on"]
 
 
-def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Callable[..., None], log: Log) -> None:
+@asynccontextmanager
+async def one_starts(on: Stage) -> AsyncIterator[Actor]:
+    """Meanwhile one of the workers, the third, is starting; then it comes up."""
+    on.plays = when(Word.READY, 2, "nothing")
+    on.actors[0].kill()
+    await on.until(lambda: len(on.actors) == 3)
+    yield on.actors[2]
+    on.actors[2].come_up()
+
+
+def test_what_is_decided_while_a_worker_starts_it_serves_before_it_is_ready(play: Callable[..., None]) -> None:
     async def scene(on: Stage) -> None:
-        on.plays = when(Word.READY, 2, "nothing")
-        on.actors[0].kill()
-        await on.until(lambda: len(on.actors) == 3)
-        assert (await on.rollouts.activate("m", "2")).live == "2"
-        on.actors[2].come_up()
+        def commits(actor: Actor, word: Word) -> str:
+            if word is Word.COMMIT:
+                states.extend(report.state for report in on.supervisor.workers() if report.pid == actor.pid)
+            return "does"
+
+        states = list[str]()
+        on.repository.put("n", "1", "2", live="1")
+        async with one_starts(on):
+            for name, version in (("m", "2"), ("n", "2"), ("m", "1"), ("m", "2")):
+                assert (await on.rollouts.activate(name, version)).live == version
+            on.plays = commits
+        await on.settled(2)
+
+        served = {"m": "2", "n": "2"}
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, served), (2, served)]
+        assert states == ["starting", "starting"]
+
+    play(scene)
+
+
+def test_a_worker_that_may_have_read_a_version_before_its_files_changed_opens_it_again(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        async with one_starts(on) as starting:
+            on.repository.change("m", "1", FoundVersion(fingerprint="other"))
+            assert (await on.rollouts.reload("m")).live == "1"
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [1, 2]
+        assert [placed.version for placed in starting.given] == ["1"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("word", [Word.PREPARE, Word.COMMIT])
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [("fails", "could not serve its models: models/m/2: it is broken"), ("dies", "was killed by SIGKILL")],
+)
+def test_a_worker_that_cannot_serve_what_was_decided_while_it_started_is_replaced(
+    play: Callable[..., None], log: Log, word: Word, deed: str, reason: str
+) -> None:
+    async def scene(on: Stage) -> None:
+        async with one_starts(on):
+            await on.rollouts.activate("m", "2")
+            on.plays = when(word, 2, deed)
         await on.settled(2)
 
         assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
 
     play(scene)
 
-    assert len(log.written("worker_died")) == 1
+    assert log.written("worker_died")[1]["reason"] == reason
 
 
-def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_replaced(play: Callable[..., None]) -> None:
+def test_a_worker_that_dies_once_it_serves_what_was_decided_while_it_started_is_replaced(
+    play: Callable[..., None],
+) -> None:
+    def dies_afterwards(actor: Actor, word: Word) -> str:
+        if (actor.number, word) == (2, Word.COMMIT):
+            asyncio.get_running_loop().call_soon(actor.kill)
+        return "does"
+
     async def scene(on: Stage) -> None:
-        on.plays = when(Word.READY, 2, "nothing")
-        on.actors[0].kill()
-        await on.until(lambda: len(on.actors) == 3)
-        on.repository.change("m", "1", FoundVersion(fingerprint="other"))
-        assert (await on.rollouts.reload("m")).live == "1"
-        on.actors[2].come_up()
+        async with one_starts(on):
+            await on.rollouts.activate("m", "2")
+            on.plays = dies_afterwards
         await on.settled(2)
 
-        assert [actor.number for actor in on.living] == [1, 3]
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
+
+    play(scene)
+
+
+def test_what_is_refused_meanwhile_does_not_keep_a_worker_from_serving_what_was_decided(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        async with one_starts(on) as starting:
+            await on.rollouts.activate("m", "2")
+            on.plays = when(Word.PREPARE, 2, "nothing")
+        await on.until(lambda: Word.PREPARE in starting.heard)
+        on.plays = when(Word.PREPARE, 1, "fails")
+        with pytest.raises(ModelRefused):
+            await on.rollouts.activate("m", "1")
+        starting.send(Word.DONE, "1")
+        await on.settled(2)
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (2, {"m": "2"})]
+        assert Word.ABORT not in starting.heard
 
     play(scene)
 
@@ -229,7 +305,6 @@ def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Cal
         on.plays = comes_up_late
         on.actors[0].kill()
         await on.until(lambda: len(on.actors) == 3)
-        await on.rollouts.activate("m", "2")  # which makes that one outdated
         signal.raise_signal(signal.SIGHUP)
         await on.until(lambda: len(on.actors) == 5)
         await on.settled(2)
@@ -239,7 +314,10 @@ def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Cal
     play(scene)
 
 
-def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Callable[..., None]) -> None:
+@pytest.mark.parametrize(("deed", "stays"), [("does", 2), ("fails", 3)])
+def test_a_worker_that_comes_up_after_the_others_had_agreed_goes_along_or_is_replaced(
+    play: Callable[..., None], deed: str, stays: int
+) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         on.actors[0].kill()
@@ -247,6 +325,7 @@ def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Cal
         loop = asyncio.get_running_loop()
 
         async def come_up() -> None:
+            on.plays = when(Word.PREPARE, 2, deed)
             on.actors[2].come_up()
             await on.until(lambda: [report.state for report in on.supervisor.workers()] == ["ready"] * 2)
 
@@ -254,7 +333,7 @@ def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Cal
         assert (await on.rollouts.activate("m", "2")).live == "2"
         await on.settled(2)
 
-        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (stays, {"m": "2"})]
 
     play(scene)
 
