@@ -159,10 +159,7 @@ def test_it_answers_while_every_worker_stands_still(two_workers: Service) -> Non
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
             going_on.callback(os.kill, pid, signal.SIGCONT)
-        until(lambda: admin(two_workers, "/readyz").status_code == 503)
-        reason = admin(two_workers, "/readyz").json()["detail"]
-
-        assert reason == "every worker is full, or shows no sign of life"
+        assert admin(two_workers, "/readyz").status_code == 200
         assert admin(two_workers, "/livez").status_code == 200
         assert len(samples(two_workers, "weighbridge_connections")) == 2
         assert len(admin(two_workers, "/workers").json()) == 2

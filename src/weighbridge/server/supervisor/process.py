@@ -116,7 +116,12 @@ class WorkerProcess:
     @property
     def room(self) -> int:
         """How many connections it should be given."""
-        if self.state is not WorkerState.READY or self.is_silent or self.is_full:
+        return 0 if self.is_silent else self.capacity
+
+    @property
+    def capacity(self) -> int:
+        """How many it can hold besides those that it has, even if it gives no sign of life at the moment."""
+        if self.state is not WorkerState.READY or self.is_full:
             return 0
         return self._most_connections - self.runners - self.connections
 

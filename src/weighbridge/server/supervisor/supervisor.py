@@ -114,10 +114,11 @@ class Supervisor:
         """Why the service takes no requests; None when it does."""
         if self._stopping.is_set():
             return "draining"
-        if any(worker.room > 0 for worker in self._workers):
+        # One that is silent may be in a long call of a model; one that hangs is replaced soon enough.
+        if any(worker.capacity > 0 for worker in self._workers):
             return None
         if any(worker.state is WorkerState.READY for worker in self._workers):
-            return "every worker is full, or shows no sign of life"
+            return "every worker is full"
         opening = [f"opening {', '.join(self._rollouts.opening)}"] if self._rollouts.opening else []
         reasons = (f"worker {slot.number}: {slot.reason}" for slot in self._slots if slot.reason)
         return "; ".join(["starting", *opening, *reasons])
