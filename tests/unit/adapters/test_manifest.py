@@ -103,7 +103,6 @@ def test_in_an_array_no_more_is_looked_at_than_the_first_value_that_is_wrong(cha
         Manifest.read(toml(**changes), "model.toml")
 
     assert isinstance(caught.value.__cause__, ValidationError)
-    assert len({error["loc"][:2] for error in caught.value.__cause__.errors()}) == 1
     assert caught.value.__cause__.error_count() <= 2  # of one column, that name and type are missing
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.starving import open_files
-from weighbridge.adapters import repository as repository_module
 from weighbridge.adapters import seen
+from weighbridge.adapters.artefact import sha256 as digest_of
 from weighbridge.adapters.manifest import Manifest, Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
@@ -158,12 +158,16 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read = list[str]()
 
     def noting(name: str, function: Any) -> Any:
-        return lambda *arguments: [read.append(name), function(*arguments)][1]
+        def note(*arguments: Any) -> Any:
+            read.append(name)
+            return function(*arguments)
+
+        return note
 
     monkeypatch.setattr(seen, "_SETTLED_NS", -(10**9))
     monkeypatch.setattr(Manifest, "read", noting("model.toml", Manifest.read))
     monkeypatch.setattr(Rollout, "parse", noting("rollout.toml", Rollout.parse))
-    monkeypatch.setattr(repository_module, "sha256", noting("weights.json", repository_module.sha256))
+    monkeypatch.setattr("weighbridge.adapters.repository.sha256", noting("weights.json", digest_of))
     return read
 
 
@@ -210,7 +214,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(
     place(tmp_path, "churn/1")
     repository = Repository(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(repository_module, "sha256", fail)
+        patch.setattr("weighbridge.adapters.repository.sha256", fail)
         assert str(repository.scan()["churn"].versions["1"].reason).endswith("got Input/output error")
 
     assert repository.scan()["churn"].versions["1"].reason is None
