@@ -6,10 +6,10 @@ No numpy and no runtime here: the supervisor reads manifests, too.
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
 from weighbridge.domain.errors import InvalidSignature, ModelRefused
@@ -27,10 +27,40 @@ ROLLOUT = "rollout.toml"
 RuntimeName = Literal["linear", "onnx", "sklearn", "xgboost", "lightgbm", "python"]
 
 _Version = Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
+_MOST_TOLD = 1000
 _MOST = 2**63 - 1  # of a TOML integer; tomllib reads larger ones
 
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """What a cell of a golden row holds, in TOML's own types; a null is left out."""
+
+ItemT = TypeVar("ItemT")
+_List = Annotated[list[ItemT], Field(fail_fast=True)]  # a million errors would take seconds, and one is told
+
+
+def _kind(cell: object) -> str:
+    """The tag of the type that a cell should be of: integers among floats are floats, too."""
+    if not isinstance(cell, list):
+        return type(cell).__name__
+    kinds = {type(value).__name__ for value in cell}
+    return f"{'float' if kinds == {'float', 'int'} else min(kinds, default='bool')}s"
+
+
+# Without tags, a cell that is of no type would be a list of errors, one for each type.
+_Cell = Annotated[
+    Annotated[bool, Tag("bool")]
+    | Annotated[int, Tag("int")]
+    | Annotated[float, Tag("float")]
+    | Annotated[str, Tag("str")]
+    | Annotated[_List[bool], Tag("bools")]
+    | Annotated[_List[int], Tag("ints")]
+    | Annotated[_List[float], Tag("floats")]
+    | Annotated[_List[str], Tag("strs")],
+    Discriminator(
+        _kind,
+        custom_error_type="cell",
+        custom_error_message="Input should be a boolean, a number, a string or an array of one of these",
+    ),
+]
 
 
 def order(version: str) -> tuple[int, ...]:
@@ -47,7 +77,7 @@ class _Strict(BaseModel):
         try:
             values = tomllib.loads(text.decode())
         except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
-            raise ModelRefused(f"{file}: expected TOML in UTF-8, got what is not: {exc}") from exc
+            raise _refused(file, f"expected TOML in UTF-8, got what is not: {exc}") from exc
         return cls.checked(values, file)
 
     @classmethod
@@ -58,7 +88,12 @@ class _Strict(BaseModel):
         except ValidationError as exc:
             [error, *_] = exc.errors(include_url=False, include_input=False)
             where = ".".join(map(str, error["loc"]))
-            raise ModelRefused(f"{source}: {where or 'the whole'}: {error['msg']}") from exc
+            raise _refused(source, f"{where or 'the whole'}: {error['msg']}") from exc
+
+
+def _refused(file: str, reason: str) -> ModelRefused:
+    """A reason of bounded length: it may quote a key, which may be as long as the file."""
+    return ModelRefused(f"{file}: {reason if len(reason) <= _MOST_TOLD else reason[:_MOST_TOLD] + '...'}")
 
 
 class ColumnSpec(_Strict):
@@ -68,7 +103,7 @@ class ColumnSpec(_Strict):
     type: Literal["int", "float", "bool", "string"]
     width: int | None = None
     nullable: bool = False
-    categories: list[str] | None = None
+    categories: _List[str] | None = None
     minimum: float | None = None
     maximum: float | None = None
 
@@ -101,8 +136,8 @@ class ColumnSpec(_Strict):
 class Golden(_Strict):
     """A row whose prediction is known."""
 
-    input: dict[str, Value]
-    output: dict[str, Value]
+    input: dict[str, _Cell]
+    output: dict[str, _Cell]
 
 
 def _printable(text: str) -> str:
@@ -135,9 +170,9 @@ class Manifest(About):
     artefact: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     entry: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    inputs: Annotated[list[ColumnSpec], Field(min_length=1)]
-    outputs: Annotated[list[ColumnSpec], Field(min_length=1)]
-    golden: list[Golden] = []
+    inputs: Annotated[_List[ColumnSpec], Field(min_length=1)]
+    outputs: Annotated[_List[ColumnSpec], Field(min_length=1)]
+    golden: _List[Golden] = []
     libraries: dict[str, str] = {}
 
     def signature(self) -> Signature:
@@ -155,7 +190,7 @@ class Manifest(About):
         try:
             manifest.signature()
         except InvalidSignature as exc:
-            raise ModelRefused(f"{file}: {exc}") from exc
+            raise _refused(file, str(exc)) from exc
         if manifest.runtime == "python" and manifest.entry is None:
             raise ModelRefused(f"{file}: entry: expected module:Class for the runtime python, got none")
         if manifest.runtime != "python" and (manifest.artefact is None or manifest.entry is not None):

@@ -66,10 +66,13 @@ class Alone:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with suppress(Stopping):
-            await self._rollouts.changing.acquire()  # until it has started
-            await self._rollouts.start(self)
-            await self._serve()
+        try:
+            with suppress(Stopping):
+                await self._rollouts.changing.acquire()  # until it has started
+                await self._rollouts.start(self)
+                await self._serve()
+        finally:
+            self._rollouts.stop()
 
     async def _serve(self) -> None:
         try:

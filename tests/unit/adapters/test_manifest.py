@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 from weighbridge.adapters.manifest import Manifest, Options, Rollout, order, pinned
 from weighbridge.domain.errors import ModelRefused
@@ -71,6 +72,49 @@ def test_what_is_written_is_read_again() -> None:
 )
 def test_a_manifest_that_is_wrong_is_refused_with_key_and_expectation(changes: dict[str, Any], message: str) -> None:
     assert refusal(toml(**changes)) == message
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ([True], None),
+        ([1, 2.5], None),
+        ([], None),
+        ([1, "a"], ".ints.1: Input should be a valid integer"),
+        ([[]], ": Input should be a boolean, a number, a string or an array of one of these"),
+        ({}, ": Input should be a boolean, a number, a string or an array of one of these"),
+    ],
+)
+def test_a_cell_of_a_golden_row_is_of_one_type(cell: Any, told: str | None) -> None:
+    text = toml(golden=[{"input": {"features": cell}, "output": {}}])
+
+    if told is None:
+        assert Manifest.read(text, "model.toml").golden[0].input == {"features": cell}
+    else:
+        assert refusal(text) == f"golden.0.input.features{told}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": [{}, {}]},
+        {"inputs": [{**VECTOR, "categories": [1, 2]}]},
+        {"golden": [1, 2]},
+        {"golden": [{"input": {"features": [[], []]}, "output": {}}]},
+        {"golden": [{"input": {"features": [1, "a", "b"]}, "output": {}}]},
+    ],
+)
+def test_in_an_array_no_more_is_looked_at_than_the_first_value_that_is_wrong(changes: dict[str, Any]) -> None:
+    with pytest.raises(ModelRefused) as caught:
+        Manifest.read(toml(**changes), "model.toml")
+
+    assert isinstance(caught.value.__cause__, ValidationError)
+    assert caught.value.__cause__.error_count() <= 2  # of one column, that name and type are missing
+
+
+@pytest.mark.parametrize("changes", [{"k" * 10_000: 1}, {"inputs": [{**VECTOR, "name": "k" * 10_000, "width": 0}]}])
+def test_a_reason_is_of_bounded_length_whatever_it_quotes(changes: dict[str, Any]) -> None:
+    assert refusal(toml(**changes)).endswith("kkk...")
 
 
 @pytest.mark.parametrize("text", [b"runtime = ", b"\xff", b"a = " + b"[" * 100_000])

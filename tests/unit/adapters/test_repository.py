@@ -4,11 +4,14 @@ import socket
 import stat
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.starving import open_files
-from weighbridge.adapters.manifest import Options, Rollout
+from weighbridge.adapters import seen
+from weighbridge.adapters.artefact import sha256 as digest_of
+from weighbridge.adapters.manifest import Manifest, Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
 
@@ -165,18 +168,111 @@ def test_an_artefact_with_another_digest_is_refused(tmp_path: Path) -> None:
     assert "expected the sha256" in str(reason(tmp_path, "1"))
 
 
-def test_a_digest_is_computed_again_only_when_the_file_has_changed(tmp_path: Path) -> None:
-    artefact = place(tmp_path, "churn/1") / "weights.json"
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read, as long as no file counts as just changed."""
+    read = list[str]()
+
+    def noting(name: str, function: Any) -> Any:
+        def note(*arguments: Any) -> Any:
+            read.append(name)
+            return function(*arguments)
+
+        return note
+
+    monkeypatch.setattr(seen, "_SETTLED_NS", -(10**9))
+    monkeypatch.setattr(Manifest, "read", noting("model.toml", Manifest.read))
+    monkeypatch.setattr(Rollout, "parse", noting("rollout.toml", Rollout.parse))
+    monkeypatch.setattr("weighbridge.adapters.repository.sha256", noting("weights.json", digest_of))
+    return read
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path, readings: list[str], *, broken: bool) -> None:
+    version = place(tmp_path, "churn/1")
+    files = {"model.toml": version, "weights.json": version, "rollout.toml": version.parent}
+    (tmp_path / "churn/rollout.toml").write_text('live = "1"')
+    if broken:
+        del files["weights.json"]  # which nobody asks for
+        for name, directory in files.items():
+            (directory / name).write_text("colour = 1")
+    repository = Repository(tmp_path)
+    found = repository.scan()
+    assert sorted(readings) == sorted(files)
+
+    for name, directory in files.items():
+        readings.clear()
+        assert repository.scan() == repository.scan("churn") == found
+        assert readings == []
+        (directory / name).touch()
+        assert repository.scan("churn") == found
+        assert readings == [name]
+
+
+def test_a_file_that_has_just_changed_is_read_again_for_it_may_change_once_more_at_the_same_time(
+    tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen, "_SETTLED_NS", 10**12)
+    place(tmp_path, "churn/1")
     repository = Repository(tmp_path)
     repository.scan()
-    seen = artefact.stat()
-    artefact.write_bytes(b"[9.0, 9.0]")
-    os.utime(artefact, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # a change that cannot be seen
+    repository.scan()
+
+    assert readings == ["model.toml", "weights.json"] * 2
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    place(tmp_path, "churn/1")
+    repository = Repository(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("weighbridge.adapters.repository.sha256", fail)
+        assert str(repository.scan()["churn"].versions["1"].reason).endswith("got Input/output error")
 
     assert repository.scan()["churn"].versions["1"].reason is None
+    assert readings == ["model.toml", "weights.json"]
 
-    os.utime(artefact, ns=(0, 0))
-    assert "expected the sha256" in str(repository.scan()["churn"].versions["1"].reason)
+
+def test_a_version_that_moves_is_refused_by_its_new_name(tmp_path: Path, readings: list[str]) -> None:
+    (place(tmp_path, "churn/1") / "model.toml").write_text("colour = 1")
+    repository = Repository(tmp_path)
+    repository.scan()
+    (tmp_path / "churn/1").rename(tmp_path / "churn/2")
+
+    assert str(repository.scan()["churn"].versions["2"].reason).startswith("models/churn/2/model.toml: ")
+    assert readings == ["model.toml"] * 2
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path, readings: list[str]) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "churn/2")
+    repository = Repository(tmp_path)
+    repository.scan()
+    (tmp_path / "churn/2").rename(tmp_path / ".2")
+    repository.scan()
+    assert {path for _, path in repository._seen["churn"]} == {
+        "models/churn/1/model.toml",
+        "models/churn/1/weights.json",
+    }
+    (tmp_path / "churn").rename(tmp_path / "away+")
+    repository.scan()
+
+    assert repository._seen == {}
+    assert len(readings) == 4
+
+
+def test_of_one_model_only_that_is_looked_at(tmp_path: Path, readings: list[str]) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "fraud/1")
+    repository = Repository(tmp_path)
+
+    assert [*repository.scan("churn")] == ["churn"]
+    assert readings == ["model.toml", "weights.json"]
+    assert repository.scan("nothing") == {}
 
 
 @pytest.mark.parametrize("file", ["model.toml", "weights.json"])
@@ -221,26 +317,23 @@ def test_the_directory_of_models_may_be_a_symbolic_link(tmp_path: Path) -> None:
     assert Repository(tmp_path / "models").scan()["churn"].wanted == "1"
 
 
-@pytest.mark.parametrize(("file", "at"), [("1/model.toml", "1"), ("rollout.toml", None)])
-def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None) -> None:
+@pytest.mark.parametrize(("file", "at", "most"), [("1/model.toml", "1", 1024**2), ("rollout.toml", None, 64 * 1024)])
+def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None, most: int) -> None:
     place(tmp_path, "churn/1")
     with (tmp_path / "churn" / file).open("ab") as toml:
-        toml.truncate(1024**2 + 1)
+        toml.truncate(most + 1)
 
     model = Repository(tmp_path).scan()["churn"]
 
     told = model.problem if at is None else model.versions[at].reason
-    assert told == f"models/churn/{file}: expected at most 1048576 bytes, got more"
+    assert told == f"models/churn/{file}: expected at most {most} bytes, got more"
 
 
 @pytest.mark.parametrize("part", ["a", "'a'", '"a\\""', "1 "])
 def test_a_key_that_would_take_a_minute_to_read_is_refused(tmp_path: Path, part: str) -> None:
-    place(tmp_path, "churn/1")
-    (tmp_path / "churn/rollout.toml").write_text(".".join([part] * 100_000) + " = 1")
+    (place(tmp_path, "churn/1") / "model.toml").write_text(".".join([part] * 100_000) + " = 1")
 
-    assert Repository(tmp_path).scan()["churn"].problem == (
-        "models/churn/rollout.toml: expected keys of at most 64 parts, got more"
-    )
+    assert reason(tmp_path, "1") == "models/churn/1/model.toml: expected keys of at most 64 parts, got more"
 
 
 def test_with_a_broken_rollout_no_version_is_wanted_but_all_are_listed(tmp_path: Path) -> None:
@@ -414,6 +507,17 @@ def test_a_broken_rollout_is_left_as_it_is(tmp_path: Path) -> None:
         Repository(tmp_path).write_rollout("churn", live="1", previous=None)
 
     assert file.read_text() == "live = 1"
+
+
+def test_a_rollout_that_would_be_too_large_to_be_read_again_is_not_written(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.write_text("#" * 64 * 1024)
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/rollout.toml: expected at most 65536 bytes, got more$"):
+        Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert file.read_text() == "#" * 64 * 1024
 
 
 def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from weighbridge.application.catalogue import Calls
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server.alone import Alone
+from weighbridge.server.catalogue import Stopping
 from weighbridge.server.edge.opening import NoModels, Opening
 from weighbridge.server.runner import runners
 from weighbridge.server.runner.hosted import Hosted
@@ -235,6 +236,22 @@ def test_the_one_process_reports_a_runner_that_sends_what_it_may_not(logger: Fil
         async with running(logger, openings, models):
             models.broken(1, 0, "expected a frame, got a pickle")
             assert openings.blamed == [(1, 0, "expected a frame, got a pickle")]
+
+    asyncio.run(main())
+
+
+def test_an_operation_that_waits_for_a_start_that_fails_ends_with_it(logger: FilteringBoundLogger) -> None:
+    repository, openings = FakeRepository(), FakeOpenings()
+    repository.put("m", "1", "2", live="1")
+    openings.refused["1"] = "models/m/1: it is broken"
+
+    async def main() -> None:
+        with alone(application(FakeModels()), logger, repository, openings) as service:
+            activation = asyncio.ensure_future(service._rollouts.activate("m", "2"))
+            with pytest.raises(CannotStart, match="it is broken"):
+                await service.run(lambda: None)
+            with pytest.raises(Stopping):
+                await activation
 
     asyncio.run(main())
 

@@ -441,16 +441,22 @@ class Supervisor:
             await asyncio.gather(previous, return_exceptions=True)  # which is cancelled with this one
         async with self._rollouts.changing:
             notify_reloading()
-            await self._replace_all()
-            notify("READY=1")
+            replaced = await self._replace_all()
+        if replaced:
+            await self._rollouts.heed(self._settings)
+            self._logger.info("reloaded")
+        notify("READY=1")
 
-    async def _replace_all(self) -> None:
-        """Replace every worker by one with the settings read anew; if the first does not come up, change nothing."""
+    async def _replace_all(self) -> bool:
+        """Replace every worker by one with the settings read anew, or change nothing if the first does not come up.
+
+        Whether all were replaced.
+        """
         try:
             settings = self._reread()
         except InvalidSettings as exc:
             self._refuse_reload(str(exc))
-            return
+            return False
         former = self._settings
         fixed = {name: getattr(former, name) for name in _FIXED if getattr(former, name) != getattr(settings, name)}
         if fixed:
@@ -461,16 +467,15 @@ class Supervisor:
             if isinstance(worker, str) and slot is self._slots[0]:
                 self._settings = former
                 self._refuse_reload(f"expected a worker with the new settings to come up, got one that {worker}")
-                return
+                return False
             while isinstance(worker, str):
                 failures += 1
                 await self._wait_to_fill(slot, worker, _backoff(failures))
                 if self._rolling is not asyncio.current_task():  # the next roll begins with settings that may be better
-                    return
+                    return False
                 worker = await self._come_up(slot)
             await self._succeed(slot, worker)
-        await self._rollouts.heed(self._settings)
-        self._logger.info("reloaded")
+        return True
 
     async def _wait_to_fill(self, slot: Slot, reason: str, delay: float) -> None:
         """Wait after a new worker did not come up, and let operations on models through, which may be the cure."""

@@ -441,15 +441,14 @@ def test_nothing_is_decided_while_the_service_ends(play: Callable[..., None]) ->
     play(scene, drain_delay=0.1)
 
 
-def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., None], log: Log) -> None:
+def test_an_operation_is_decided_when_the_workers_have_been_replaced(play: Callable[..., None], log: Log) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         signal.raise_signal(signal.SIGHUP)
         await on.until(lambda: len(on.actors) == 3)
         activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
-        for _ in range(10):  # turns of the loop, in which it would begin
-            await asyncio.sleep(0)
-        assert not on.openings.opened[1:]
+        await on.until(lambda: len(on.openings.hosted) == 2)
+        assert not [actor for actor in on.actors if Word.PREPARE in actor.heard]
         assert on.openings.heeded == []
         on.actors[2].come_up()
         await activation
