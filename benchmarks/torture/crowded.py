@@ -21,6 +21,7 @@ _TIMES = 11
 _TWICE = 2
 _SETTLED_SECONDS = 3.0  # so that the scan which the watch makes of one activation does not meet the next
 _NOTICED_SECONDS = 0.5
+_START_SECONDS = 300.0
 _OK = 200
 
 
@@ -66,7 +67,8 @@ def _measured(others: int, hostile: int) -> _Found:
         manifests = [_write_hostile(models, number, text) for number, text in enumerate(texts)]
         sleep(_SETTLED_SECONDS)
         began = monotonic()
-        with serving(models, "crowded", {"WEIGHBRIDGE_MODELS_WATCH": "events"}) as service:
+        watched = {"WEIGHBRIDGE_MODELS_WATCH": "events"}
+        with serving(models, "crowded", watched, seconds=_START_SECONDS) as service:
             start = monotonic() - began
             first, *later = [_seconds(service, version) for version in islice(cycle(FACTORS), 1 + _TIMES)]
             sleep(_SETTLED_SECONDS)
