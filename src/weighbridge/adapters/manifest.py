@@ -42,15 +42,15 @@ class _Strict(BaseModel):
 
     @classmethod
     def parse(cls, text: bytes, file: str) -> Self:
-        """What a `file` says. Raises ModelRefused, naming the file, the key and what was expected."""
+        """The content of a `file`. Raises ModelRefused, which names the file, the key and the reason."""
         try:
             return cls.model_validate(tomllib.loads(text.decode()))
         except ValidationError as exc:
             [error, *_] = exc.errors(include_url=False, include_input=False)
             where = ".".join(map(str, error["loc"]))
-            raise ModelRefused(f"{file}: {where or 'the whole'}: {error['msg']}") from exc
+            raise ModelRefused(": ".join(filter(None, (file, where, error["msg"])))) from exc
         except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
-            raise ModelRefused(f"{file}: expected TOML in UTF-8, got what is not: {exc}") from exc
+            raise ModelRefused(f"{file}: not valid TOML in UTF-8: {exc}") from exc
 
 
 class ColumnSpec(_Strict):
@@ -130,11 +130,11 @@ class Manifest(_Strict):
         except InvalidSignature as exc:
             raise ModelRefused(f"{file}: {exc}") from exc
         if manifest.runtime == "python" and manifest.entry is None:
-            raise ModelRefused(f"{file}: entry: expected module:Class for the runtime python, got none")
+            raise ModelRefused(f"{file}: entry: the runtime python needs module:Class")
         if manifest.runtime != "python" and (manifest.artefact is None or manifest.entry is not None):
-            raise ModelRefused(f"{file}: expected artefact and no entry for the runtime {manifest.runtime}")
+            raise ModelRefused(f"{file}: the runtime {manifest.runtime} needs an artefact, and takes no entry")
         if (manifest.artefact is None) is not (manifest.sha256 is None):
-            raise ModelRefused(f"{file}: expected artefact and sha256 together, got one of them")
+            raise ModelRefused(f"{file}: artefact and sha256 must be given together")
         return manifest
 
 

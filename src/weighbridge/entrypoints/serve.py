@@ -150,13 +150,9 @@ def _listen(settings: Settings, flags: Mapping[str, Any]) -> socket.socket:
     try:
         return listen(settings.host, settings.port)
     except CannotListen as exc:
-        field, got, expected = (
-            ("host", repr(settings.host), "an address of this machine")
-            if exc.host_is_wrong
-            else ("port", settings.port, "a port that can be listened on")
-        )
+        field, on = ("host", repr(settings.host)) if exc.host_is_wrong else ("port", f"port {settings.port}")
         name = f"--{field}" if field in flags else f"WEIGHBRIDGE_{field.upper()}"
-        raise InvalidSettings(f"{name}: expected {expected}, got {got}: {exc}") from exc
+        raise InvalidSettings(f"{name}: cannot listen on {on}: {exc}") from exc
 
 
 def _occupy_standard_streams() -> None:

@@ -105,9 +105,7 @@ class Alone:
             async with asyncio.timeout(seconds):
                 await self._opening.prepare(name, hosted.placed)
         except TimeoutError as exc:
-            raise ModelRefused(
-                f"models/{name}/{hosted.version}: expected it to open within {seconds:g} s, got one that did not"
-            ) from exc
+            raise ModelRefused(f"models/{name}/{hosted.version}: it did not open within {seconds:g} s") from exc
         for runner in hosted.ready:
             self.connect(hosted, runner)
 

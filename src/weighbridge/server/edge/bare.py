@@ -8,6 +8,7 @@ from weighbridge.server.edge.replies import CLOSE, Due, Replies
 
 _FIRST_BYTES = 64 * 1024
 _AT_ONCE = int(socket.MSG_DONTWAIT)  # an int is combined and passed in a fraction of the time of an enum's member
+# Looked at and not taken: uvloop reads before it hands a transport over, so later bytes would come first.
 _LOOK = _AT_ONCE | int(socket.MSG_PEEK)
 _LAST = _AT_ONCE | int(socket.MSG_MORE)
 # What kind a socket is matters to nothing that is done with it; to have it found out would take two calls more.

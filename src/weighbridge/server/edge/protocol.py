@@ -258,7 +258,7 @@ class GateProtocol(HttpToolsProtocol):
         if waited > limit and self._crowded:  # it was we who stopped reading
             self.shed()
         elif waited > limit:
-            self._refuse(RefusedRequest(Problem.REQUEST_TIMEOUT, f"expected the whole {part} of the request sooner"))
+            self._refuse(RefusedRequest(Problem.REQUEST_TIMEOUT, f"The {part} of the request did not arrive in time"))
 
     def shed(self) -> None:
         """Give up what is buffered: refuse the request, or drop the reply that nobody reads."""
@@ -271,7 +271,7 @@ class GateProtocol(HttpToolsProtocol):
             self.url, self.headers, self._since = first.head.target, list(first.head.headers.items()), first.came
             self._give_up_waiting()
         self._telemetry.shed("buffers")
-        self._refuse(RefusedRequest(Problem.OVERLOADED, "expected room to buffer this, got none; send it again later"))
+        self._refuse(RefusedRequest(Problem.OVERLOADED, "The server has no room to buffer this; retry later"))
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -305,7 +305,7 @@ class GateProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         if self.transport.is_closing():
-            raise RefusedRequest(Problem.BAD_REQUEST, "expected no request after the last one of its connection")
+            raise RefusedRequest(Problem.BAD_REQUEST, "Another request follows one that ends the connection")
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -319,7 +319,7 @@ class GateProtocol(HttpToolsProtocol):
         if self._head is None:
             self.headers.append((name.lower(), value))
         elif name.lower() in _HEEDED_TRAILERS:
-            raise RefusedRequest(Problem.BAD_REQUEST, "expected nothing about the connection in the trailers")
+            raise RefusedRequest(Problem.BAD_REQUEST, "Trailers may not control the connection")
         if self._head_bytes > self._limits.max_header_bytes or len(self.headers) > self._limits.max_header_fields:
             raise headers_too_large(self._limits)
 
@@ -355,7 +355,7 @@ class GateProtocol(HttpToolsProtocol):
             self._hand_over(head, body)
         else:
             self._telemetry.shed("in_flight")
-            raise RefusedRequest(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
+            raise RefusedRequest(Problem.OVERLOADED, "The server has too many requests in hand; retry later")
         if not self._waiting:  # otherwise once all that has arrived is parsed: to hold more may be to be shed
             self._hold()
 
@@ -464,10 +464,12 @@ class GateProtocol(HttpToolsProtocol):
             return raised
         if isinstance(raised, Exception):
             self._telemetry.failed(raised, request_id=self._request_id())
-            return RefusedRequest(Problem.INTERNAL_ERROR, "the request is not to blame; see the service's log")
+            return RefusedRequest(
+                Problem.INTERNAL_ERROR, "The request is not to blame; the service's log has the cause"
+            )
         if "HTTP version" in str(error):
-            return RefusedRequest(Problem.HTTP_VERSION_NOT_SUPPORTED, "expected HTTP/1.1 or HTTP/1.0")
-        return RefusedRequest(Problem.BAD_REQUEST, "expected a request by RFC 9112, got bytes that are not one")
+            return RefusedRequest(Problem.HTTP_VERSION_NOT_SUPPORTED, "Only HTTP/1.1 and HTTP/1.0 are supported")
+        return RefusedRequest(Problem.BAD_REQUEST, "The request is not valid HTTP/1.1 (RFC 9112)")
 
     def _request_id(self) -> str:
         headers: list[tuple[bytes, bytes]] = self.headers or []
@@ -668,7 +670,7 @@ class GateProtocol(HttpToolsProtocol):
         except httptools.HttpParserInvalidURLError:
             parsed = None
         if parsed is None or not parsed.path:
-            raise RefusedRequest(Problem.BAD_REQUEST, "expected a request target that is a path")
+            raise RefusedRequest(Problem.BAD_REQUEST, "The request target must be a path")
         if self.client is None:
             self.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
         super().on_message_begin()

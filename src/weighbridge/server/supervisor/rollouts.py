@@ -386,7 +386,7 @@ class Rollouts:
     async def _follow(self, name: str, state: _ModelState) -> None:
         """Make live what the directory says, if that can be served."""
         if state.found is None:
-            state.reason = f"models/{name}: expected a directory, got nothing; what was live serves on"
+            state.reason = f"models/{name}: the directory is missing; the live version serves on"
             self._logger.warning("model_gone", model=name, live=state.live)
             return
         if state.overruled is not None and state.overruled.rollout == state.found.rollout:
@@ -410,7 +410,7 @@ class Rollouts:
             return await aside(self._repository.scan)
         except (OSError, MemoryError) as exc:
             got = f"{type(exc).__name__}: {exc}"
-            raise ModelRefused(f"models: expected what it takes to look at them, got {got}") from exc
+            raise ModelRefused(f"models: scanning the directory failed: {got}") from exc
 
     @contextmanager
     def _recorded(self, name: str, operation: str) -> Iterator[None]:
@@ -541,7 +541,7 @@ def _wanted(name: str, model: FoundModel | None) -> Wanted:
     if model.wanted is None:
         raise ModelRefused(model.problem or f"models/{name}: expected a version, got none")
     if model.wanted not in model.versions:
-        raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {model.wanted}")
+        raise ModelRefused(f"models/{name}/rollout.toml: there is no version {model.wanted}")
     return _chosen(model, model.wanted)
 
 

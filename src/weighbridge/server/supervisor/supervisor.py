@@ -144,7 +144,7 @@ class Supervisor:
         try:
             first = [self._spawn(slot) for slot in self._slots]
         except OSError as exc:
-            raise CannotStart(f"expected to start {len(self._slots)} workers, got: {exc.strerror}") from exc
+            raise CannotStart(f"could not start {len(self._slots)} workers: {exc.strerror}") from exc
         for slot, worker in zip(self._slots, first, strict=True):
             slot.worker = worker
         came_up = [await worker.came_up for worker in first]
@@ -152,7 +152,7 @@ class Supervisor:
             return
         if not all(came_up):
             how = self._slots[came_up.index(False)].reason
-            raise CannotStart(f"expected every worker to come up, got one that {how}; what it wrote says why")
+            raise CannotStart(f"starting failed: a worker {how}; its output says why")
         self._started = True
         self._dispatcher.open()
 
@@ -319,10 +319,10 @@ class Supervisor:
                         await worker.ask(Word.PREPARE, name, [placed])
             except TimeoutError as exc:
                 self._renew(worker)  # whatever it does there, it can only be ended with the process
-                expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
-                raise ModelRefused(f"models/{name}/{hosted.version}: {expected}, got one that did not") from exc
+                late = f"a worker did not open it within {self._settings.load_timeout:g} s"
+                raise ModelRefused(f"models/{name}/{hosted.version}: {late}") from exc
             except OSError as exc:
-                raise ModelRefused(f"models/{name}/{hosted.version}: expected a descriptor, got none") from exc
+                raise ModelRefused(f"models/{name}/{hosted.version}: no file descriptor is left") from exc
             self._prepared.add(worker)
             for runner in hosted.ready:
                 self._connect(worker, hosted, runner)
@@ -429,7 +429,7 @@ class Supervisor:
             worker, failures = await self._come_up(slot), 0
             if isinstance(worker, str) and slot is self._slots[0]:
                 self._settings = former
-                self._refuse_reload(f"expected a worker with the new settings to come up, got one that {worker}")
+                self._refuse_reload(f"a worker with the new settings {worker}")
                 return
             while isinstance(worker, str):
                 failures += 1

@@ -65,7 +65,7 @@ def error_of(module: str, text: str) -> Exception:
 
 def refused_for(cause: Exception) -> ModelRefused:
     """A refusal as the loader gives it."""
-    refused = ModelRefused("models/churn/1/model.onnx: expected what the runtime onnx loads")
+    refused = ModelRefused("models/churn/1/model.onnx: the runtime onnx cannot load it")
     refused.__cause__ = cause
     return refused
 
