@@ -40,7 +40,7 @@ _SERVICE_LINKS = tuple(
 
 
 class InvalidSettings(Exception):
-    """Settings that cannot be used: a line for each, with its name, what was expected and what came."""
+    """Settings that cannot be used: a line for each, with its name, the expected value and the given one."""
 
     def __init__(self, *problems: str) -> None:
         # A name or a path may hold a line break of its own.
@@ -82,7 +82,9 @@ class Settings(BaseSettings):
         9000, description="port of the admin listener; 0 picks a free one, off does without"
     )
     admin_token: Annotated[SecretStr, AfterValidator(_sendable)] | None = Field(
-        None, min_length=16, description="what the admin listener asks for; on other than loopback addresses it must"
+        None,
+        min_length=16,
+        description="token that the admin listener demands; required on other than loopback addresses",
     )
     weights: Annotated[
         Annotated[tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], Field(min_length=1)]
@@ -288,7 +290,7 @@ def _read_toml(file: str) -> dict[str, Any]:
         return tomllib.loads(Path(file).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise InvalidSettings(f"{CONFIG_VARIABLE}: expected a readable TOML file, got {file!r}: {reason}") from exc
+        raise InvalidSettings(f"{CONFIG_VARIABLE}: cannot read the TOML file {file!r}: {reason}") from exc
 
 
 def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
@@ -297,7 +299,7 @@ def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
         if name not in known:
             near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
             hint = f"did you mean {bare[near[0]]}?" if near else "`weighbridge check` lists them all"
-            yield f"{name}: expected the name of a setting, got an unknown one; {hint}"
+            yield f"{name}: unknown setting; {hint}"
 
 
 def _source(field: str, came: Mapping[str, object]) -> str:
@@ -312,8 +314,8 @@ def _wrong(field: str, came: Mapping[str, object]) -> str:
     source = _source(field, came)
     schema = Settings.model_json_schema()["properties"][field]
     secret = any(option.get("format") == "password" for option in schema.get("anyOf", ()))
-    value = "another" if secret else reprlib.repr(came[source])
-    return f"{source}: expected {Settings.expectation(field)}, got {value}"
+    given = "" if secret else f", got {reprlib.repr(came[source])}"
+    return f"{source}: expected {Settings.expectation(field)}{given}"
 
 
 def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:

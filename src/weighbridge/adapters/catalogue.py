@@ -24,7 +24,7 @@ def check(found: Mapping[str, FoundModel]) -> None:
     for name, version in wanted(found).items():
         files = found[name].versions.get(version)
         if files is None:
-            raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {version}")
+            raise ModelRefused(f"models/{name}/rollout.toml: there is no version {version}")
         if files.reason is not None:
             raise ModelRefused(files.reason)
 

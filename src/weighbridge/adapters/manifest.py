@@ -73,11 +73,11 @@ class _Strict(BaseModel):
 
     @classmethod
     def parse(cls, text: bytes, file: str) -> Self:
-        """What a `file` says. Raises ModelRefused, naming the file, the key and what was expected."""
+        """The content of a `file`. Raises ModelRefused, which names the file, the key and the reason."""
         try:
             values = tomllib.loads(text.decode())
         except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
-            raise _refused(file, f"expected TOML in UTF-8, got what is not: {exc}") from exc
+            raise _refused(file, f"not valid TOML in UTF-8: {exc}") from exc
         return cls.checked(values, file)
 
     @classmethod
@@ -88,7 +88,7 @@ class _Strict(BaseModel):
         except ValidationError as exc:
             [error, *_] = exc.errors(include_url=False, include_input=False)
             where = ".".join(map(str, error["loc"]))
-            raise _refused(source, f"{where or 'the whole'}: {error['msg']}") from exc
+            raise _refused(source, ": ".join(filter(None, (where, error["msg"])))) from exc
 
 
 def _refused(file: str, reason: str) -> ModelRefused:
@@ -192,11 +192,11 @@ class Manifest(About):
         except InvalidSignature as exc:
             raise _refused(file, str(exc)) from exc
         if manifest.runtime == "python" and manifest.entry is None:
-            raise ModelRefused(f"{file}: entry: expected module:Class for the runtime python, got none")
+            raise ModelRefused(f"{file}: entry: the runtime python needs module:Class")
         if manifest.runtime != "python" and (manifest.artefact is None or manifest.entry is not None):
-            raise ModelRefused(f"{file}: expected artefact and no entry for the runtime {manifest.runtime}")
+            raise ModelRefused(f"{file}: the runtime {manifest.runtime} needs an artefact, and takes no entry")
         if (manifest.artefact is None) is not (manifest.sha256 is None):
-            raise ModelRefused(f"{file}: expected artefact and sha256 together, got one of them")
+            raise ModelRefused(f"{file}: artefact and sha256 must be given together")
         return manifest
 
 

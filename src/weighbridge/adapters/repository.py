@@ -122,8 +122,8 @@ class Repository:
             return []
         with self._opened() as root:
             return [
-                f"models/{_printable(name)}: expected a name of at most 128 letters, digits, dots, dashes and"
-                " underscores, got another"
+                f"models/{_printable(name)}: the name of a model has at most 128 letters, digits, dots, dashes and"
+                " underscores"
                 for name in _listed(root, "models")
                 if not NAME.fullmatch(name)
             ]
@@ -155,14 +155,14 @@ class Repository:
             try:
                 return Artefact.copy(FileIO(descriptor, closefd=False), size, self._most_seconds)
             except TimeoutError as exc:
-                limit = f"{self._most_seconds:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
-                raise ModelRefused(f"{path}: expected to be read within {limit}, got no end") from exc
+                limit = f"{self._most_seconds:g} seconds (WEIGHBRIDGE_LOAD_TIMEOUT)"
+                raise ModelRefused(f"{path}: reading took longer than {limit}") from exc
 
     def _check_size(self, size: int, path: str) -> None:
         """Raises ModelRefused."""
         if size > self.most_bytes:
             raise ModelRefused(
-                f"{path}: expected at most {self.most_bytes} bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got {size}"
+                f"{path}: expected at most {self.most_bytes} bytes (WEIGHBRIDGE_LOAD_MEMORY_BYTES), got {size}"
             )
 
     def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
@@ -199,7 +199,7 @@ class Repository:
             if not pattern.fullmatch(name):
                 raise ModelRefused(f"models: expected {what}, got {_printable(name)}")
         if self._root is None:
-            raise ModelRefused("models: expected a directory, got none; set WEIGHBRIDGE_MODELS")
+            raise ModelRefused("models: WEIGHBRIDGE_MODELS is not set")
         with ExitStack() as stack:
             with _told("models", "a directory"):
                 directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
@@ -212,7 +212,7 @@ class Repository:
 
     def _model(self, root: int, name: str) -> FoundModel:
         if name == EMBEDDED.name:
-            return FoundModel(None, f"models/{name}: expected another name, got that of the embedded model", {})
+            return FoundModel(None, f"models/{name}: the name is taken by the embedded model; rename the directory", {})
         path = f"models/{name}"
         versions: dict[str, FoundVersion] = {}
         look = Look(self._seen.get(name, {}))
@@ -250,9 +250,9 @@ def _by_number(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     others: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (len(name), name)):  # 1 before 01
         if not VERSION.fullmatch(name):
-            others[name] = "expected a version such as 2 or 1.10, got another name"
+            others[name] = "not the name of a version, such as 2 or 1.10"
         elif numbered.setdefault(order(name), name) != name:
-            others[name] = f"expected a number of its own, got that of {numbered[order(name)]}"
+            others[name] = f"the same number as version {numbered[order(name)]}"
     return [version for _, version in sorted(numbered.items())], others
 
 
@@ -301,9 +301,9 @@ def _read_toml(descriptor: int, name: str, path: str) -> bytes:
 def _check_toml(text: bytes, name: str, path: str) -> None:
     """Raises ModelRefused for a text that takes too long to parse."""
     if len(text) > _MOST_BYTES[name]:
-        raise ModelRefused(f"{path}: expected at most {_MOST_BYTES[name]} bytes, got more")
+        raise ModelRefused(f"{path}: the file is larger than {_MOST_BYTES[name]} bytes")
     if _BARE_DOTS.search(text) or len(_QUOTED_DOT.findall(text)) > _MOST_DOTS:
-        raise ModelRefused(f"{path}: expected keys of at most {_MOST_DOTS} parts, got more")
+        raise ModelRefused(f"{path}: a key has more than {_MOST_DOTS} parts")
 
 
 class _Stated(NamedTuple):

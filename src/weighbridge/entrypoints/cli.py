@@ -1,4 +1,4 @@
-"""The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start.
+"""The command `weighbridge`. It exits with 0 on success, 2 for a wrong call, and 3 when the service cannot start.
 
 1 when a service that runs, or a model, was asked for something and did not do it.
 """
@@ -37,9 +37,10 @@ def main() -> None:
 @click.option("--log-format", help="json, console, or auto: console on a terminal.")
 @click.option("--log-requests", help="Which requests to log: failed (and slow) ones, all or none.")
 def serve(**flags: Any) -> None:
-    """Serve the model over HTTP until SIGTERM or SIGINT.
+    """Serve models over HTTP until SIGTERM or SIGINT.
 
-    A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
+    A flag takes precedence over its environment variable, such as WEIGHBRIDGE_PORT, and the variable over the file
+    that WEIGHBRIDGE_CONFIG names.
     """
     from weighbridge.entrypoints.serve import serve
     from weighbridge.server.supervisor.rollouts import CannotStart
@@ -126,7 +127,7 @@ def _predict_file(name: str, file: str, settings: Settings) -> None:
 
 @main.command()
 def check() -> None:
-    """Say whether the settings are valid and the models can be found, and print all settings."""
+    """Check the settings and the models, and print all settings."""
     from weighbridge.adapters import catalogue
     from weighbridge.adapters.repository import Repository
     from weighbridge.domain.errors import ModelRefused
@@ -167,15 +168,15 @@ def openapi() -> None:
 
 @main.group()
 def models() -> None:
-    """Ask a service that runs about its models, by way of its admin listener."""
+    """Operate on the models of a running service, through its admin listener."""
 
 
-_of_service = click.option("--url", help="Admin listener of the service; without it that of the settings.")
+_of_service = click.option("--url", help="Admin listener, http://HOST:PORT; by default that of the settings.")
 
 
 @models.command("list")
 @_of_service
-@click.option("--json", "as_json", is_flag=True, help="Print all that the service says.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reply of the service as JSON.")
 def list_models(url: str | None, *, as_json: bool) -> None:
     """Print all models with their versions."""
     with _service(url) as service:
@@ -198,7 +199,7 @@ def activate(name: str, version: str, url: str | None) -> None:
 @click.argument("name")
 @_of_service
 def rollback(name: str, url: str | None) -> None:
-    """Make live again what was so before."""
+    """Make the previous version of a model live again."""
     with _service(url) as service:
         click.echo(service.rollback(name))
 
@@ -207,7 +208,7 @@ def rollback(name: str, url: str | None) -> None:
 @click.argument("name")
 @_of_service
 def reload(name: str, url: str | None) -> None:
-    """Make live what the directory of a model says, opened anew if it has changed."""
+    """Read the directory of a model again; if its live version has changed, open it anew."""
     with _service(url) as service:
         click.echo(service.reload(name))
 

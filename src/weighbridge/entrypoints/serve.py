@@ -19,12 +19,12 @@ from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import MEMORY_BYTES
 from weighbridge.adapters.system.event_loop import new_event_loop
+from weighbridge.adapters.system.orphans import reaping
 from weighbridge.adapters.system.priority import wake_gently
 from weighbridge.adapters.system.processes import NEEDED, can_be_started
 from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor.control import ControlPlane, Fleet, Operator, serve_control
 from weighbridge.server.supervisor.listener import CannotListen, listen, listen_for_admin, tls_context, url_of
-from weighbridge.server.supervisor.orphans import reaping
 from weighbridge.server.supervisor.rollouts import Rollouts
 from weighbridge.server.supervisor.supervisor import Supervisor
 from weighbridge.server.supervisor.systemd import feed_watchdog, inherited_listener, notify
@@ -157,13 +157,9 @@ def _listen(settings: Settings, flags: Mapping[str, Any]) -> socket.socket:
     try:
         return listen(settings.host, settings.port)
     except CannotListen as exc:
-        field, got, expected = (
-            ("host", repr(settings.host), "an address of this machine")
-            if exc.host_is_wrong
-            else ("port", settings.port, "a port that can be listened on")
-        )
+        field, on = ("host", repr(settings.host)) if exc.host_is_wrong else ("port", f"port {settings.port}")
         name = f"--{field}" if field in flags else f"WEIGHBRIDGE_{field.upper()}"
-        raise InvalidSettings(f"{name}: expected {expected}, got {got}: {exc}") from exc
+        raise InvalidSettings(f"{name}: cannot listen on {on}: {exc}") from exc
 
 
 def _occupy_standard_streams() -> None:

@@ -109,9 +109,8 @@ class Alone:
             async with asyncio.timeout(seconds):
                 await self._opening.prepare(hosted.name, hosted.placed)
         except TimeoutError as exc:
-            raise ModelRefused(
-                f"models/{hosted.name}/{hosted.version}: expected it to open within {seconds:g} s, got one that did not"
-            ) from exc
+            path = f"models/{hosted.name}/{hosted.version}"
+            raise ModelRefused(f"{path}: it did not open within {seconds:g} s") from exc
         for runner in hosted.ready:
             self.connect(hosted, runner)
 

@@ -63,11 +63,11 @@ def test_what_is_written_is_read_again() -> None:
         ({"description": "\x1b[2J"}, "description: expected one line of printable characters, got others"),
         ({"inputs": []}, "inputs: List should have at least 1 item after validation, not 0"),
         ({"inputs": [{**VECTOR, "width": "4"}]}, "inputs.0.width: Input should be a valid integer"),
-        ({"inputs": [SCORE, SCORE]}, "expected inputs with names of their own, got one name twice"),
-        ({"runtime": "python"}, "entry: expected module:Class for the runtime python, got none"),
-        ({"entry": "shop:Model"}, "expected artefact and no entry for the runtime linear"),
-        ({"artefact": None}, "expected artefact and no entry for the runtime linear"),
-        ({"sha256": None}, "expected artefact and sha256 together, got one of them"),
+        ({"inputs": [SCORE, SCORE]}, "two inputs have the same name"),
+        ({"runtime": "python"}, "entry: the runtime python needs module:Class"),
+        ({"entry": "shop:Model"}, "the runtime linear needs an artefact, and takes no entry"),
+        ({"artefact": None}, "the runtime linear needs an artefact, and takes no entry"),
+        ({"sha256": None}, "artefact and sha256 must be given together"),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused_with_key_and_expectation(changes: dict[str, Any], message: str) -> None:
@@ -119,7 +119,7 @@ def test_a_reason_is_of_bounded_length_whatever_it_quotes(changes: dict[str, Any
 
 @pytest.mark.parametrize("text", [b"runtime = ", b"\xff", b"a = " + b"[" * 100_000])
 def test_what_is_no_toml_is_refused(text: bytes) -> None:
-    assert refusal(text).startswith("expected TOML in UTF-8, got what is not: ")
+    assert refusal(text).startswith("not valid TOML in UTF-8: ")
 
 
 def test_a_rollout_names_versions() -> None:

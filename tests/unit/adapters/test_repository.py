@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import socket
 import stat
 from hashlib import sha256
@@ -143,10 +144,10 @@ def test_an_artefact_of_more_than_there_may_be_is_not_read(tmp_path: Path) -> No
     assert repository.artefact("churn", "1", manifest).read() == bytes(100)
 
     os.truncate(directory / "weights.json", 10**12)
-    limit = "at most 100 bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
+    limit = "at most 100 bytes (WEIGHBRIDGE_LOAD_MEMORY_BYTES)"
     expected = f"models/churn/1/weights.json: expected {limit}, got 1000000000000"
 
-    with pytest.raises(ModelRefused, match=f"^{expected}$"):
+    with pytest.raises(ModelRefused, match=f"^{re.escape(expected)}$"):
         repository.artefact("churn", "1", manifest)
     assert repository.scan()["churn"].versions["1"].reason == expected
 
@@ -155,7 +156,7 @@ def test_an_artefact_that_takes_too_long_to_read_is_given_up(tmp_path: Path) -> 
     place(tmp_path, "churn/1")
     repository = Repository(tmp_path, most_seconds=0)
 
-    with pytest.raises(ModelRefused, match=r"expected to be read within 0 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no"):
+    with pytest.raises(ModelRefused, match=r"reading took longer than 0 seconds"):
         repository.artefact("churn", "1", repository.manifest("churn", "1"))
 
 
@@ -326,14 +327,14 @@ def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None,
     model = Repository(tmp_path).scan()["churn"]
 
     told = model.problem if at is None else model.versions[at].reason
-    assert told == f"models/churn/{file}: expected at most {most} bytes, got more"
+    assert told == f"models/churn/{file}: the file is larger than {most} bytes"
 
 
 @pytest.mark.parametrize("part", ["a", "'a'", '"a\\""', "1 "])
 def test_a_key_that_would_take_a_minute_to_read_is_refused(tmp_path: Path, part: str) -> None:
     (place(tmp_path, "churn/1") / "model.toml").write_text(".".join([part] * 100_000) + " = 1")
 
-    assert reason(tmp_path, "1") == "models/churn/1/model.toml: expected keys of at most 64 parts, got more"
+    assert reason(tmp_path, "1") == "models/churn/1/model.toml: a key has more than 64 parts"
 
 
 def test_with_a_broken_rollout_no_version_is_wanted_but_all_are_listed(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_what_is_no_version_by_its_name_is_refused(tmp_path: Path) -> None:
     versions = Repository(tmp_path).scan()["churn"].versions
 
     assert {name: version.reason for name, version in versions.items() if name != "1"} == {
-        name: f"models/churn/{name}: expected a version such as 2 or 1.10, got another name"
+        name: f"models/churn/{name}: not the name of a version, such as 2 or 1.10"
         for name in ("latest", f"\\u2603{'x' * 58}...")
     }
 
@@ -386,7 +387,7 @@ def test_of_two_versions_with_the_same_number_one_is_refused(tmp_path: Path) -> 
     model = Repository(tmp_path).scan()["churn"]
 
     assert model.versions["1"].reason is None
-    assert model.versions["01"].reason == "models/churn/01: expected a number of its own, got that of 1"
+    assert model.versions["01"].reason == "models/churn/01: the same number as version 1"
     assert model.wanted == "1"
 
 
@@ -394,7 +395,7 @@ def test_a_model_with_the_name_of_the_embedded_one_is_refused(tmp_path: Path) ->
     place(tmp_path, "default/1")
 
     assert Repository(tmp_path).scan() == {
-        "default": FoundModel(None, "models/default: expected another name, got that of the embedded model", {})
+        "default": FoundModel(None, "models/default: the name is taken by the embedded model; rename the directory", {})
     }
 
 
@@ -404,7 +405,7 @@ def test_what_is_no_model_by_its_name_is_told_apart(tmp_path: Path) -> None:
 
     assert repository.scan() == {}
     [stranger] = repository.strangers()
-    assert stranger.startswith("models/lost+found: expected a name of at most 128 letters")
+    assert stranger.startswith("models/lost+found: the name of a model has at most 128 letters")
 
 
 def test_a_model_without_versions_wants_none(tmp_path: Path) -> None:
@@ -426,7 +427,7 @@ def test_without_a_directory_there_are_no_models() -> None:
     repository = Repository(None)
 
     assert (repository.scan(), repository.strangers()) == ({}, [])
-    with pytest.raises(ModelRefused, match=r"^models: expected a directory, got none; set WEIGHBRIDGE_MODELS$"):
+    with pytest.raises(ModelRefused, match=r"^models: WEIGHBRIDGE_MODELS is not set$"):
         repository.manifest("churn", "1")
 
 
@@ -514,7 +515,7 @@ def test_a_rollout_that_would_be_too_large_to_be_read_again_is_not_written(tmp_p
     file = tmp_path / "churn/rollout.toml"
     file.write_text("#" * 64 * 1024)
 
-    with pytest.raises(ModelRefused, match=r"^models/churn/rollout.toml: expected at most 65536 bytes, got more$"):
+    with pytest.raises(ModelRefused, match=r"^models/churn/rollout.toml: the file is larger than 65536 bytes$"):
         Repository(tmp_path).write_rollout("churn", live="1", previous=None)
 
     assert file.read_text() == "#" * 64 * 1024

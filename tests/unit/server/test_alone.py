@@ -122,7 +122,7 @@ def test_what_does_not_open_in_time_is_refused(logger: FilteringBoundLogger) -> 
     before = threading.enumerate()
 
     async def main() -> None:
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected it to open within 0.3 s, got one that did not$"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: it did not open within 0.3 s$"):
             await service.prepare(await FakeOpenings().open("m", "2", Options()))
 
     with alone(FastAPI(), logger, FakeRepository(), FakeOpenings()) as service:

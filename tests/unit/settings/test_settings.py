@@ -114,7 +114,7 @@ def test_a_token_that_no_client_could_send_is_refused_and_not_shown(
     monkeypatch.setenv("WEIGHBRIDGE_ADMIN_TOKEN", token)
 
     expected = "a text of at least 16 characters of ASCII, without spaces and line breaks"
-    assert refusal() == f"WEIGHBRIDGE_ADMIN_TOKEN: expected {expected}, got another"
+    assert refusal() == f"WEIGHBRIDGE_ADMIN_TOKEN: expected {expected}"
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_a_wrong_value_is_named_with_what_was_expected_and_what_came(
         ("weights = []", "weights: expected a JSON array of one or more finite numbers, or off, got []"),
         ("port = true", "port: expected an integer from 0 to 65535, got True"),
         ("port = 80.0", "port: expected an integer from 0 to 65535, got 80.0"),
-        ("prot = 1", "prot: expected the name of a setting, got an unknown one; did you mean port?"),
+        ("prot = 1", "prot: unknown setting; did you mean port?"),
         (
             "[server]\nport = 1",
-            "server: expected the name of a setting, got an unknown one; `weighbridge check` lists them all",
+            "server: unknown setting; `weighbridge check` lists them all",
         ),
         (
             '"a\\nb" = 1',
-            "a b: expected the name of a setting, got an unknown one; `weighbridge check` lists them all",
+            "a b: unknown setting; `weighbridge check` lists them all",
         ),
     ],
 )
@@ -215,7 +215,7 @@ def test_an_unknown_variable_is_named_with_the_nearest_valid_one(
 ) -> None:
     monkeypatch.setenv(name, "1")
 
-    assert refusal() == f"{name}: expected the name of a setting, got an unknown one; {hint}"
+    assert refusal() == f"{name}: unknown setting; {hint}"
 
 
 def test_the_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(content: bytes | No
     if content is not None:
         config.write_bytes(content)
 
-    assert refusal().startswith(f"WEIGHBRIDGE_CONFIG: expected a readable TOML file, got '{config}': {reason}")
+    assert refusal().startswith(f"WEIGHBRIDGE_CONFIG: cannot read the TOML file '{config}': {reason}")
 
 
 @given(st.sampled_from(FIELDS), st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60))
@@ -277,7 +277,7 @@ def test_a_service_link_of_kubernetes_is_no_setting(name: str, value: str, monke
 def test_what_only_looks_like_a_service_link_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
 
-    assert refusal().startswith(f"{name}: expected ")
+    assert refusal().startswith(f"{name}: ")
     assert service_links() == []
 
 

@@ -32,6 +32,7 @@ _TAGS = (
     {"name": SERVICE, "description": "What it is, and whether it answers"},
 )
 
+# Of fastapi-offline: the Swagger UI of swagger-ui-bundle is too old for OpenAPI 3.1.
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 
@@ -97,7 +98,7 @@ def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
 
 
 def _example(kind: Problem) -> dict[str, Any]:
-    _, _, body = kind.reply("what was expected, and what came", "0f3c5a7e9b1d-2a")
+    _, _, body = kind.reply("The reason, and the remedy", "0f3c5a7e9b1d-2a")
     return dict(orjson.loads(body))
 
 

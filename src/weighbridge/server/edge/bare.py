@@ -8,6 +8,7 @@ from weighbridge.server.edge.lane import END_OF_HEAD, Lane
 from weighbridge.server.edge.replies import CLOSE, Due, Replies
 
 _FIRST_BYTES = 64 * 1024
+# Looked at and not taken: uvloop reads before it hands a transport over, so later bytes would come first.
 _LOOK = AT_ONCE | int(socket.MSG_PEEK)
 _LAST = AT_ONCE | MORE
 # What kind a socket is matters to nothing that is done with it; to have it found out would take two calls more.

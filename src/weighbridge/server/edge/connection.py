@@ -152,8 +152,8 @@ class Connection(asyncio.Protocol):
         if self._crowded:  # it was we who stopped reading
             self.shed()
         else:
-            expected = f"expected the whole {reader.part} of the request sooner"
-            self._refuse(reader.refusal(RefusedRequest(Problem.REQUEST_TIMEOUT, expected)))
+            late = f"The {reader.part} of the request did not arrive in time"
+            self._refuse(reader.refusal(RefusedRequest(Problem.REQUEST_TIMEOUT, late)))
 
     def shed(self) -> None:
         """Give up what is buffered: refuse the request, or drop the reply that nobody reads."""
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._shared.lane.telemetry.shed("buffers")
-        reason = RefusedRequest(Problem.OVERLOADED, "expected room to buffer this, got none; send it again later")
+        reason = RefusedRequest(Problem.OVERLOADED, "The server has no room to buffer this; retry later")
         waiting = self._conversation.give_up()
         self._refuse(waiting[0].refusal(reason) if waiting else self._open_reader().refusal(reason))
 

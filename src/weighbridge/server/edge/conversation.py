@@ -143,7 +143,7 @@ class Conversation:
     def _check_in_flight(self) -> None:
         if len(self._shared.road.tasks) >= self._shared.gate.settings.max_in_flight:
             self._shared.lane.telemetry.shed("in_flight")
-            raise RefusedRequest(Problem.OVERLOADED, "expected fewer requests at once; send it again later")
+            raise RefusedRequest(Problem.OVERLOADED, "The server has too many requests in hand; retry later")
 
     def _advance(self) -> None:
         """Serve what is in hand, up to a request whose reply comes later."""

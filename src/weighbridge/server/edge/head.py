@@ -79,29 +79,29 @@ def judge(
     version = parser.get_http_version()
     if version not in ("1.1", "1.0"):
         problem = Problem.BAD_REQUEST if version == "0.9" else Problem.HTTP_VERSION_NOT_SUPPORTED
-        raise RefusedRequest(problem, "expected HTTP/1.1 or HTTP/1.0")
+        raise RefusedRequest(problem, "Only HTTP/1.1 and HTTP/1.0 are supported")
     headers = joined(lines)
     host = headers.get(b"host")
     if not (version == "1.0" if host is None else _HOST.fullmatch(host)):
-        raise RefusedRequest(Problem.BAD_REQUEST, "expected one Host header with a host and perhaps a port")
+        raise RefusedRequest(Problem.BAD_REQUEST, "Send one Host header, with a host and an optional port")
     method = parser.get_method()
     if method == b"CONNECT":
-        raise RefusedRequest(Problem.METHOD_NOT_IMPLEMENTED, "This is no proxy; send the request itself")
+        raise RefusedRequest(Problem.METHOD_NOT_IMPLEMENTED, "This server is not a proxy; send the request itself")
     coding = headers.get(b"transfer-encoding")
     if coding is not None and (version == "1.0" or coding.lower() != b"chunked" or b"content-length" in headers):
-        expected = "expected Content-Length, or Transfer-Encoding: chunked in HTTP/1.1"
-        raise RefusedRequest(Problem.BAD_REQUEST, expected)
+        detail = "Send either Content-Length or, in HTTP/1.1, Transfer-Encoding: chunked"
+        raise RefusedRequest(Problem.BAD_REQUEST, detail)
     if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
-        raise RefusedRequest(Problem.EXPECTATION_FAILED, "expected no Expect header but 100-continue")
+        raise RefusedRequest(Problem.EXPECTATION_FAILED, "The only supported value of Expect is 100-continue")
     announced = headers.get(b"content-length", b"0")
     if len(announced) > _MOST_DIGITS:  # which may all be zeros, but Python reads no more than some thousand
-        raise RefusedRequest(Problem.BAD_REQUEST, f"expected a Content-Length of at most {_MOST_DIGITS} digits")
+        raise RefusedRequest(Problem.BAD_REQUEST, f"Content-Length may have at most {_MOST_DIGITS} digits")
     length = int(announced) if coding is None else None
     if length is not None and length > limits.max_body_bytes:
         raise body_too_large(limits)
     route = routes.get((method, target))
     if route is None and not _names_a_path(target):
-        raise RefusedRequest(Problem.BAD_REQUEST, "expected a request target that is a path")
+        raise RefusedRequest(Problem.BAD_REQUEST, "The request target must be a path")
     return Head(
         method=method,
         target=target,
@@ -126,17 +126,17 @@ def _names_a_path(target: bytes) -> bool:
 
 def url_too_long(limits: Settings) -> RefusedRequest:
     """The refusal of a request target beyond the limit."""
-    return RefusedRequest(Problem.URI_TOO_LONG, f"expected a request target of at most {limits.max_url_bytes} bytes")
+    return RefusedRequest(Problem.URI_TOO_LONG, f"The request target may have at most {limits.max_url_bytes} bytes")
 
 
 def headers_too_large(limits: Settings) -> RefusedRequest:
     """The refusal of headers beyond the limits."""
     return RefusedRequest(
         Problem.HEADERS_TOO_LARGE,
-        f"expected at most {limits.max_header_fields} headers of {limits.max_header_bytes} bytes in all",
+        f"A request may have at most {limits.max_header_fields} headers, of {limits.max_header_bytes} bytes in total",
     )
 
 
 def body_too_large(limits: Settings) -> RefusedRequest:
     """The refusal of a body beyond the limit."""
-    return RefusedRequest(Problem.BODY_TOO_LARGE, f"expected a body of at most {limits.max_body_bytes} bytes")
+    return RefusedRequest(Problem.BODY_TOO_LARGE, f"The body may have at most {limits.max_body_bytes} bytes")

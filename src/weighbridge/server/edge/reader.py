@@ -92,7 +92,7 @@ class Reader:
     def on_message_begin(self) -> None:
         """Begin a request, unless its head is read again. Raises RefusedRequest."""
         if self._conversation.is_over:
-            raise RefusedRequest(Problem.BAD_REQUEST, "expected no request after the last one of its connection")
+            raise RefusedRequest(Problem.BAD_REQUEST, "Another request follows one that ends the connection")
         if self.part is None:
             self.part = "head"
             self.since = self._first_byte = perf_counter()
@@ -112,7 +112,7 @@ class Reader:
         if self.part == "head":
             self._lines.append((name.lower(), value))
         elif name.lower() in _HEEDED_TRAILERS:
-            raise RefusedRequest(Problem.BAD_REQUEST, "expected nothing about the connection in the trailers")
+            raise RefusedRequest(Problem.BAD_REQUEST, "Trailers may not control the connection")
         if self._head_bytes > self._limits.max_header_bytes or len(self._lines) > self._limits.max_header_fields:
             raise headers_too_large(self._limits)
 
@@ -205,7 +205,9 @@ class Reader:
         if isinstance(raised, Exception):
             telemetry = self._lane.telemetry
             telemetry.failed(raised, request_id=telemetry.request_id(self.given_id))
-            return RefusedRequest(Problem.INTERNAL_ERROR, "the request is not to blame; see the service's log")
+            return RefusedRequest(
+                Problem.INTERNAL_ERROR, "The request is not to blame; the service's log has the cause"
+            )
         if "HTTP version" in str(error):
-            return RefusedRequest(Problem.HTTP_VERSION_NOT_SUPPORTED, "expected HTTP/1.1 or HTTP/1.0")
-        return RefusedRequest(Problem.BAD_REQUEST, "expected a request by RFC 9112, got bytes that are not one")
+            return RefusedRequest(Problem.HTTP_VERSION_NOT_SUPPORTED, "Only HTTP/1.1 and HTTP/1.0 are supported")
+        return RefusedRequest(Problem.BAD_REQUEST, "The request is not valid HTTP/1.1 (RFC 9112)")

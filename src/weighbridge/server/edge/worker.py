@@ -302,7 +302,7 @@ class Worker:
 
     async def _prepare(self, number: str, name: str, descriptors: list[int]) -> None:
         if not descriptors:
-            reason = f"models/{name}: expected room for one more descriptor in every worker, got none"
+            reason = f"models/{name}: a worker has no file descriptor left"
             self._channel.send(Word.FAILED, f"{number} {reason}")
             return
         placed = borrowed(Placed, descriptors[0])

@@ -101,7 +101,7 @@ class Hosted:
     def check(self) -> None:
         """Raises ModelRefused where a runner has ended since the version was opened."""
         if self.crashes:
-            raise ModelRefused(f"models/{self.name}/{self.version}: expected its process to stay, got one that ended")
+            raise ModelRefused(f"models/{self.name}/{self.version}: the process that opened it has ended")
 
     async def revive(self) -> None:
         """Start what is out of service anew. Raises ModelRefused."""

@@ -191,12 +191,12 @@ class RunnerProcess:
         path = f"models/{self._order.name}/{self._order.version}"
         if ending.of_memory:
             reason = (self._told or ("", last_error))[1]
-            limit = f"{self._order.memory} bytes of memory, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
-            return f"{path}: expected to be opened within {limit}, got more: {reason}"
+            limit = f"{self._order.memory} bytes of memory (WEIGHBRIDGE_LOAD_MEMORY_BYTES)"
+            return f"{path}: opening needs more than {limit}: {reason}"
         if self._told is not None:
             return self._told[1]
         words = f"{ending.words}: {last_error}" if last_error else ending.words
-        return f"{path}: expected to be opened, got a process that {words}"
+        return f"{path}: the process that opened it {words}"
 
 
 class Nursery:

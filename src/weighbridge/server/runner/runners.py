@@ -173,7 +173,7 @@ class Runners:
             return await aside(lambda: self._repository.manifest(name, version))
         except (OSError, MemoryError) as exc:
             got = f"{type(exc).__name__}: {exc}"
-            raise ModelRefused(f"models/{name}/{version}: expected to be read, got {got}") from exc
+            raise ModelRefused(f"models/{name}/{version}: reading failed: {got}") from exc
 
     def _order(self, name: str, version: str, manifest: Manifest, options: Options) -> Order:
         others = sum(hosted.options.instances for hosted in self._hosted.values() if not hosted.retired)
@@ -265,8 +265,8 @@ class Runners:
         except TimeoutError as exc:
             runner.kill()
             path = f"models/{order.name}/{order.version}"
-            limit = f"{self.settings.load_timeout:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
-            raise ModelRefused(f"{path}: expected to be opened within {limit}, got no end") from exc
+            limit = f"{self.settings.load_timeout:g} seconds (WEIGHBRIDGE_LOAD_TIMEOUT)"
+            raise ModelRefused(f"{path}: opening took longer than {limit}") from exc
         except asyncio.CancelledError:
             runner.kill()
             raise
@@ -334,4 +334,4 @@ def connect(models: Models, hosted: Hosted, runner: RunnerProcess) -> None:
 
 def _no_process(order: Order, exc: OSError) -> ModelRefused:
     reason = exc.strerror or str(exc)
-    return ModelRefused(f"models/{order.name}/{order.version}: expected a process to open it in, got none: {reason}")
+    return ModelRefused(f"models/{order.name}/{order.version}: no process could be started to open it: {reason}")

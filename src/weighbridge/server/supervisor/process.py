@@ -25,7 +25,6 @@ TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
 _RETRY_SECONDS = 0.05
-_EXPECTED = "expected every worker to go along, got one that"
 
 
 class Ending(NamedTuple):
@@ -169,7 +168,7 @@ class WorkerProcess:
     async def ask(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""
         if self.ending is not None:
-            raise ModelRefused(f"{_EXPECTED} {self.ending.words}")
+            raise ModelRefused(f"a worker {self.ending.words}")
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
@@ -262,7 +261,7 @@ class WorkerProcess:
         self.gone.set()
         self.ending = self._ending(code)
         for number in self._asked:
-            self.answered(Word.FAILED, f"{number} {_EXPECTED} {self.ending.words}")
+            self.answered(Word.FAILED, f"{number} a worker {self.ending.words}")
         return self.ending
 
     def _ending(self, code: int) -> Ending:

@@ -313,7 +313,7 @@ class Rollouts:
         """Make live what the directory says, if it can be served. Raises ModelRefused."""
         state.followed = state.found
         if state.found is None:
-            state.reason = f"models/{name}: expected a directory, got nothing; what was live serves on"
+            state.reason = f"models/{name}: the directory is missing; the live version serves on"
             self._logger.warning("model_gone", model=name, live=state.live)
         elif state.overruled is not None and state.overruled.rollout == state.found.rollout:
             state.reason = None  # it says what it said then
@@ -344,7 +344,7 @@ class Rollouts:
             return await aside(partial(self._repository.scan, only))
         except (OSError, MemoryError) as exc:
             got = f"{type(exc).__name__}: {exc}"
-            raise ModelRefused(f"models: expected what it takes to look at them, got {got}") from exc
+            raise ModelRefused(f"models: scanning the directory failed: {got}") from exc
 
     @contextmanager
     def _recorded(self, name: str, operation: str) -> Iterator[None]:

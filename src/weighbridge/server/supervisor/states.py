@@ -29,7 +29,7 @@ class Wanted:
         if model.wanted is None:
             raise ModelRefused(model.problem or f"models/{name}: expected a version, got none")
         if model.wanted not in model.versions:
-            raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {model.wanted}")
+            raise ModelRefused(f"models/{name}/rollout.toml: there is no version {model.wanted}")
         return cls.chosen(model, model.wanted)
 
     @classmethod

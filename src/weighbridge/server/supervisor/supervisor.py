@@ -146,7 +146,7 @@ class Supervisor:
         try:
             first = [self._spawn(slot) for slot in self._slots]
         except OSError as exc:
-            raise CannotStart(f"expected to start {len(self._slots)} workers, got: {exc.strerror}") from exc
+            raise CannotStart(f"could not start {len(self._slots)} workers: {exc.strerror}") from exc
         for slot, worker in zip(self._slots, first, strict=True):
             slot.worker = worker
         came_up = [await worker.came_up for worker in first]
@@ -154,7 +154,7 @@ class Supervisor:
             return
         if not all(came_up):
             how = self._slots[came_up.index(False)].reason
-            raise CannotStart(f"expected every worker to come up, got one that {how}; what it wrote says why")
+            raise CannotStart(f"starting failed: a worker {how}; its output says why")
         self._started = True
         self._dispatcher.open()
 
@@ -351,10 +351,9 @@ class Supervisor:
                 with lent(hosted.placed) as placed:
                     await worker.ask(Word.PREPARE, hosted.name, [placed])
         except TimeoutError as exc:
-            expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
-            raise ModelRefused(f"{path}: {expected}, got one that did not") from exc
+            raise ModelRefused(f"{path}: a worker did not open it within {self._settings.load_timeout:g} s") from exc
         except OSError as exc:
-            raise ModelRefused(f"{path}: expected a descriptor, got none") from exc
+            raise ModelRefused(f"{path}: no file descriptor is left") from exc
 
     async def commit(self, hosted: Hosted) -> None:
         """Have all serve a version: those that start before they serve anything else, the others now.
@@ -466,7 +465,7 @@ class Supervisor:
             worker, failures = await self._come_up(slot), 0
             if isinstance(worker, str) and slot is self._slots[0]:
                 self._settings = former
-                self._refuse_reload(f"expected a worker with the new settings to come up, got one that {worker}")
+                self._refuse_reload(f"a worker with the new settings {worker}")
                 return False
             while isinstance(worker, str):
                 failures += 1

@@ -161,7 +161,7 @@ def test_everything_that_is_wrong_with_a_row_is_told_with_its_place(churn: Servi
 def test_unknown_keys_are_refused_by_naming_those_that_are_known(churn: Service) -> None:
     problem = churn.ask({**ROW, "needle": 1, "thread": 2}, status=422)
 
-    assert problem["detail"] == "body: expected only the keys age, signup_month, got others"
+    assert problem["detail"] == "body: Unknown keys; allowed: age, signup_month"
     assert "needle" not in json.dumps(problem)
     assert churn.refused([ROW, {**ROW, "needle": 1}]) == {("body", 1): "extra_forbidden"}
 
@@ -255,8 +255,10 @@ def test_the_refusal_of_too_many_values_has_the_counts(log: Log) -> None:
         dense = service.ask(b'{"x":[%b]}' % b",".join([b"1"] * 100_000), status=422)
         nested = service.ask(b'{"x":[%b]}' % b",".join([b"[[[[%b]]]]" % (b" " * 40)] * 10_000), status=422)
 
-    assert dense["detail"] == ("body: expected rows of at most 25000 commas, colons and opening brackets, got 100002")
-    assert nested["detail"] == "body: expected rows of at most 30625 opening brackets, got 40002"
+    assert dense["detail"] == (
+        "body: The body has 100002 commas, colons and opening brackets; rows that fit have at most 25000"
+    )
+    assert nested["detail"] == "body: The body has 40002 opening brackets; rows that fit have at most 30625"
 
 
 def test_a_body_that_can_do_no_harm_is_read_however_dense_it_is(log: Log) -> None:
@@ -486,7 +488,7 @@ def test_a_version_that_is_known_but_not_live_says_which_is(own_churn: Service) 
     problem = own_churn.ask(ROW, "/models/churn/versions/2/predict", status=404)
 
     assert problem["code"] == "version_not_live"
-    assert "the version that is live, 1, got another" in problem["detail"]
+    assert "Version 1 is live" in problem["detail"]
 
 
 @pytest.mark.parametrize("path", [PREDICT, "/models/churn/versions/1/predict"])

@@ -109,7 +109,7 @@ def test_a_worker_without_room_to_be_told_where_a_version_is_called_cannot_open_
         async with directed(ends, Catalogue()) as on:
             with lent(PLACED) as memory, room_for(0):
                 on.say(Word.PREPARE, "7 m", [memory])
-            reason = "models/m: expected room for one more descriptor in every worker, got none"
+            reason = "models/m: a worker has no file descriptor left"
             assert await on.answer() == (Word.FAILED, f"7 {reason}")
             assert on.models.placed == []
 

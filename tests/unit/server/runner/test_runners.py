@@ -230,7 +230,7 @@ def test_a_version_that_takes_too_long_is_refused_and_its_runner_ended(
 ) -> None:
     for stage in staged(loop, tmp_path, logger, monkeypatch, load_timeout=0.01):
         assert stage.refusal(report=None) == (
-            "models/m/1: expected to be opened within 0.01 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no end"
+            "models/m/1: opening took longer than 0.01 seconds (WEIGHBRIDGE_LOAD_TIMEOUT)"
         )
         assert stage.started[0].killed
 
@@ -262,7 +262,7 @@ def test_a_version_is_refused_when_there_is_no_descriptor_to_read_it_with(
 
     monkeypatch.setattr(Repository, "manifest", no_descriptor)
 
-    assert stage.refusal() == "models/m/1: expected to be read, got OSError: [Errno 24] Too many open files"
+    assert stage.refusal() == "models/m/1: reading failed: OSError: [Errno 24] Too many open files"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_version_is_refused_when_there_is_no_descriptor_to_read_it_with(
 def test_a_version_is_refused_when_no_process_is_to_be_had(stage: Stage, problem: OSError, reason: str) -> None:
     stage.problem = problem
 
-    assert stage.refusal().startswith(f"models/m/1: expected a process to open it in, got none: {reason}")
+    assert stage.refusal().startswith(f"models/m/1: no process could be started to open it: {reason}")
 
 
 def test_a_version_is_refused_when_its_workers_cannot_count(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_a_version_is_refused_when_its_workers_cannot_count(stage: Stage, monkey
 
     monkeypatch.setattr(os, "memfd_create", no_descriptor)
 
-    assert stage.refusal().endswith("got none: Too many open files")
+    assert stage.refusal().endswith("no process could be started to open it: Too many open files")
     assert stage.started[0].killed
 
 

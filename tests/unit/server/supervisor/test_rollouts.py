@@ -198,7 +198,7 @@ def broken_version(repository: FakeRepository) -> None:
     [
         (no_directory, r"^WEIGHBRIDGE_MODELS: models: expected a directory, got nothing$"),
         (wrong_rollout, r"^models/m/rollout.toml: live: it is wrong$"),
-        (rollout_of_nothing, r"^models/m/rollout.toml: expected a version that is there, got 3$"),
+        (rollout_of_nothing, r"^models/m/rollout.toml: there is no version 3$"),
         (broken_version, r"^models/m/2/a.json: expected the sha256 a, got b$"),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_service_whose_model_cannot_be_opened_does_not_start(on: Operated) -> 
 
 
 def test_what_is_no_model_by_its_name_is_told(on: Operated, log: Log) -> None:
-    on.repository.others = ["models/+: expected a name, got another"]
+    on.repository.others = ["models/+: not a name"]
     on.run(lambda: asyncio.sleep(0))
 
     assert log.written("models_passed_over")[0]["reasons"] == on.repository.others
@@ -660,10 +660,10 @@ def test_a_model_that_is_gone_again_when_it_would_be_followed_is_none(
 
 
 def test_what_not_all_can_serve_is_retired_and_changes_nothing(on: Operated) -> None:
-    on.hosts.refusal = "models/m/2: expected room for one more descriptor, got none"
+    on.hosts.refusal = "models/m/2: a worker has no file descriptor left"
 
     async def scene() -> None:
-        with pytest.raises(ModelRefused, match=r"got none$"):
+        with pytest.raises(ModelRefused, match=r"no file descriptor left$"):
             await on.rollouts.activate("m", "2")
         assert on.openings.retired == [("m", "2")]
         assert on.hosts.aborted == 1
@@ -682,7 +682,7 @@ def test_a_version_of_which_a_runner_dies_before_it_is_live_is_refused(on: Opera
             await asyncio.wait({activation}, timeout=0.001)
         on.openings.hosted[1].crashes += 1
         on.hosts.may_open.set()
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected its process to stay, got one that ended$"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: the process that opened it has ended$"):
             await activation
         assert (on.live, on.openings.retired) == ({"m": "1"}, [("m", "2")])
 
@@ -1064,7 +1064,7 @@ def test_a_directory_that_nobody_can_be_had_to_look_at_is_looked_at_the_next_tim
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
             await on.reconcile()
-            with pytest.raises(ModelRefused, match=r"expected what it takes to look at them, got .*new thread$"):
+            with pytest.raises(ModelRefused, match=r"scanning the directory failed: .*new thread$"):
                 await on.rollouts.reload("m")
         assert on.live == {"m": "1"}
         await on.reconcile()

@@ -108,7 +108,7 @@ def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log:
 def test_a_worker_that_dies_while_it_opens_a_version_is_the_reason_to_refuse_that(play: Callable[..., None]) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 0, "dies")
-        with pytest.raises(ModelRefused, match=r"got one that was killed by SIGKILL$"):
+        with pytest.raises(ModelRefused, match=r"a worker was killed by SIGKILL$"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -122,7 +122,7 @@ def test_a_worker_that_does_not_open_a_version_in_time_is_replaced_and_the_versi
 ) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 0, "nothing")
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected every worker to open it within 0.05 s"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: a worker did not open it within 0.05 s"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -390,7 +390,7 @@ def test_a_worker_that_stands_still_for_too_long_is_the_reason_to_refuse_what_it
 ) -> None:
     async def scene(on: Stage) -> None:
         on.actors[0].stand_still()
-        with pytest.raises(ModelRefused, match=r"got one that gave no sign of life for 0.25 s$"):
+        with pytest.raises(ModelRefused, match=r"a worker gave no sign of life for 0.25 s$"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -420,7 +420,9 @@ def test_a_worker_that_cannot_serve_its_models_at_the_start_says_why(
         monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "fails")
         await stage(monkeypatch, logger, "1").__aenter__()
 
-    with pytest.raises(CannotStart, match=r"got one that could not serve its models: models/m/1: it is broken; "):
+    with pytest.raises(
+        CannotStart, match=r"starting failed: a worker could not serve its models: models/m/1: it is broken; "
+    ):
         asyncio.run(main())
 
 
@@ -562,7 +564,7 @@ def test_a_version_of_which_no_worker_can_be_told_is_refused(
 ) -> None:
     async def scene(on: Stage) -> None:
         monkeypatch.setattr(supervisor, "lent", without_memory_for(Placed))
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected a descriptor, got none$"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: no file descriptor is left$"):
             await on.rollouts.activate("m", "2")
 
         assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
@@ -918,7 +920,7 @@ def test_a_service_whose_worker_does_not_get_on_with_its_start_cannot_start(
         monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "nothing")
         await stage(monkeypatch, logger, "1", load_timeout=5 * quick_ticks).__aenter__()
 
-    with pytest.raises(CannotStart, match=r"got one that did not get on with its start for 0.1 s; "):
+    with pytest.raises(CannotStart, match=r"a worker did not get on with its start for 0.1 s; "):
         asyncio.run(main())
 
 

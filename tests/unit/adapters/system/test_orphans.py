@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.waiting import DEADLINE
-from weighbridge.server.supervisor import orphans
-from weighbridge.server.supervisor.orphans import reaping
+from weighbridge.adapters.system import orphans
+from weighbridge.adapters.system.orphans import reaping
 
 
 @pytest.fixture
