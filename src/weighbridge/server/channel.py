@@ -17,11 +17,12 @@ class Word(Enum):
 
     # From the supervisor to a worker
     START = b"start"  # with the settings, and the descriptors of the scoreboard and the catalogue
-    # with a number that no other has, perhaps KEPT, and descriptors; from a worker that retires, too, without a number
+    # with a number that no other has, perhaps KEPT, and descriptors; without a number where a worker hands them back
     CONNECTIONS = b"connections"
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
+    SHARE = b"share"  # with a number: hand back so many connections as they come to rest, and serve on
     PREPARE = b"prepare"  # with a number, a model, and the descriptor of where it is called: be ready to serve it
     COMMIT = b"commit"  # with a number: serve what was prepared
     ABORT = b"abort"  # forget what was prepared

@@ -67,6 +67,7 @@ class Actor:
         self.runners: list[Met] = []
         self.out: list[str] = []
         self.connections = 0
+        self.surplus = 0
         self.kept = 0  # of them, those that have had a request
         self.code: int | None = None
         self._prepared = ("", "")
@@ -163,6 +164,8 @@ class Actor:
                 self.out.append(text)
             case Word.CATALOGUE:
                 self.catalogue = borrowed(Catalogue, descriptors[0])
+            case Word.SHARE:
+                self.surplus = int(text)
             case Word.CONNECTIONS:
                 self.connections += len(descriptors)
                 self.kept += len(descriptors) if KEPT in text else 0

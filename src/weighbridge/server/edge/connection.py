@@ -132,8 +132,10 @@ class Connection(asyncio.Protocol):
 
     def _sweep_at_rest(self, now: float) -> None:
         settings, rests_since = self._shared.gate.settings, self._conversation.answered_at or self._made_at
+        if self._hand_back():
+            return
         if self._shared.gate.closing:
-            if not self._hand_back() and now - rests_since > _QUIET_SECONDS:  # one that was just active may be sending
+            if now - rests_since > _QUIET_SECONDS:  # one that was just active may be sending
                 self.close()
         elif now - rests_since > (settings.keep_alive_timeout if self._is_kept else settings.header_timeout):
             self.close()
@@ -141,7 +143,9 @@ class Connection(asyncio.Protocol):
     def _hand_back(self) -> bool:
         """Let another process go on with the connection, if there is one and nothing is kept of it here."""
         give_back = self._shared.gate.give_back
-        if give_back is None or self._is_tls or self._transport.get_write_buffer_size():
+        if give_back is None or self._is_tls or not self._at_rest or self._transport.is_closing():
+            return False
+        if self._transport.get_write_buffer_size():
             return False
         given = give_back(self._transport.get_extra_info("socket").fileno(), kept=self._is_kept)
         if given:
@@ -270,6 +274,8 @@ class Connection(asyncio.Protocol):
             held += self._transport.get_write_buffer_size()
         self._shared.gate.hold(self, held)
         self._throttle()
+        if self._at_rest and self._shared.gate.give_back is not None:
+            self._shared.road.loop.call_soon(self._hand_back)  # by then the reply is sent, and no more is read
 
     def _throttle(self) -> None:
         """Read on, unless what comes would have to wait."""

@@ -51,8 +51,8 @@ class Gate:
     holders are shed until the rest fits, or is the oldest alone. So that one always comes through.
     One sweep over all connections replaces a timer for each, which would cost time on every request and leak on resets.
 
-    When the process is to end, first `draining` asks every client to leave, then `closing` ends what is at rest, or
-    gives it back.
+    When the process is to end, first `draining` asks every client to leave, then `closing` ends what is at rest. While
+    there is a `give_back`, what is at rest is given back.
     """
 
     def __init__(self, settings: Settings, vitals: Vitals | None = None) -> None:

@@ -220,6 +220,7 @@ class Worker:
         self._catalogue = catalogue
         self._gate = Gate(settings, scoreboard.vitals)
         self._preparing: asyncio.Task[None] | None = None
+        self._surplus = 0.0  # connections that are to be handed back
         self.plane = DataPlane(
             lambda: factory(settings, scoreboard.metrics, catalogue.live, self._beat),
             settings,
@@ -293,11 +294,13 @@ class Worker:
                 self._abort()
             case Word.CATALOGUE:
                 self._tell(descriptors)
+            case Word.SHARE:
+                self._hand_back(int(text))
             case Word.DRAIN:
+                self._hand_back(0)
                 self.plane.drain()
             case _:
-                if word is Word.RETIRE:
-                    self._gate.give_back = self._give_back
+                self._hand_back(math.inf if word is Word.RETIRE else 0)
                 self.plane.close()
 
     async def _prepare(self, number: str, name: str, descriptors: list[int]) -> None:
@@ -337,8 +340,16 @@ class Worker:
             os.close(descriptor)
             self.plane.models.tell(entries)
 
+    def _hand_back(self, connections: float) -> None:
+        """Hand back so many connections, each when it is at rest."""
+        self._surplus = connections
+        self._gate.give_back = self._give_back if connections else None
+
     def _give_back(self, descriptor: int, *, kept: bool) -> bool:
-        return self._channel.send(Word.CONNECTIONS, KEPT if kept else "", [descriptor])
+        given = self._channel.send(Word.CONNECTIONS, KEPT if kept else "", [descriptor])
+        if given:
+            self._hand_back(self._surplus - 1)
+        return given
 
 
 def work(factory: Factory) -> None:

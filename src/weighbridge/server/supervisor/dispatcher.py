@@ -5,8 +5,10 @@ import os
 import socket
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from math import ceil
 
 from weighbridge.adapters.process_metrics import WorkerState
+from weighbridge.server.channel import Word
 from weighbridge.server.supervisor.acceptor import Acceptor
 from weighbridge.server.supervisor.process import Batch, WorkerProcess
 
@@ -65,6 +67,14 @@ class Dispatcher:
         self.give_again(waiting)
         if self._is_open and not self._waiting and any(worker.room > 0 for worker in self._workers):
             self._acceptor.start()
+
+    def spread(self) -> None:
+        """Have workers with more than their share of all connections hand the rest back, for one that has come."""
+        ready = [worker for worker in self._workers if worker.state is WorkerState.READY]
+        share = ceil(sum(worker.connections for worker in ready) / len(ready))
+        for worker in ready:
+            if worker.connections > share:
+                worker.tell(Word.SHARE, str(worker.connections - share))
 
     def _offer_again(self, worker: WorkerProcess) -> None:
         asyncio.get_running_loop().remove_writer(worker.channel.fileno())

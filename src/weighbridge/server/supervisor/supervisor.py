@@ -273,6 +273,7 @@ class Supervisor:
             for runner in hosted.ready:
                 self._connect(worker, hosted, runner)
         self._dispatcher.offer()
+        self._dispatcher.spread()
 
     async def _catch_up(self, worker: WorkerProcess) -> None:
         """Have a worker that has started serve what was decided meanwhile, before it is given anything."""

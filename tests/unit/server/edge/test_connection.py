@@ -294,6 +294,38 @@ def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(
     assert connection.transport.written == written
 
 
+def test_a_connection_is_handed_back_as_soon_as_its_reply_is_sent(here: Served) -> None:
+    given: list[tuple[bytes, bool]] = []
+
+    def give(_descriptor: int, *, kept: bool) -> bool:
+        given.append((connection.transport.written, kept))
+        return True
+
+    connection = here.connect()
+    here.gate.give_back = give
+    connection.feed(MISSING)
+    here.look()
+
+    assert codes(connection.transport.written) == ["not_found"]
+    assert b"\r\nconnection: close\r\n" not in connection.transport.written
+    assert given == [(connection.transport.written, True)]
+    assert connection.transport.aborted
+
+
+@pytest.mark.parametrize("meanwhile", ["a request begins", "the connection ends"])
+def test_a_connection_that_is_at_rest_no_more_is_not_handed_back(here: Served, meanwhile: str) -> None:
+    connection = here.connect()
+    here.gate.give_back = lambda _, **__: pytest.fail("it was handed back")
+    connection.protocol.data_received(b"\r\n")  # which begins no request
+    if meanwhile == "a request begins":
+        connection.protocol.data_received(HEALTH[:-1])
+    else:
+        connection.transport.close()
+    here.look()
+
+    assert not connection.transport.aborted
+
+
 def test_a_connection_with_a_request_in_hand_is_not_handed_back(here: Served) -> None:
     connection = here.connect()
     connection.feed(HEALTH[:-1])

@@ -271,6 +271,34 @@ def test_a_worker_that_retires_tells_whether_a_connection_has_had_a_request(
     asyncio.run(main())
 
 
+def test_a_worker_hands_back_as_many_connections_as_it_is_told_to_and_serves_on(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Catalogue()) as on:
+            on.say(Word.SHARE, "2")
+            for _ in range(2):
+                give_back = on.worker._gate.give_back
+                assert give_back is not None
+                assert not give_back(-1, kept=True)  # which does not count
+                assert give_back(0, kept=True)
+
+            assert on.worker._gate.give_back is None
+            assert not on.worker.plane.should_exit
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("word", [Word.DRAIN, Word.CLOSE])
+def test_a_worker_hands_back_no_connections_once_the_service_ends(ends: tuple[Channel, Channel], word: Word) -> None:
+    async def main() -> None:
+        async with directed(ends, Catalogue()) as on:
+            on.say(Word.SHARE, "2")
+            on.say(word)
+
+            assert on.worker._gate.give_back is None
+
+    asyncio.run(main())
+
+
 def test_an_application_that_does_not_start_for_another_reason_says_so_as_ever(
     ends: tuple[Channel, Channel], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -922,6 +923,21 @@ def test_a_service_whose_worker_does_not_get_on_with_its_start_cannot_start(
 
     with pytest.raises(CannotStart, match=r"a worker did not get on with its start for 0.1 s; "):
         asyncio.run(main())
+
+
+def test_a_worker_that_comes_up_is_given_its_share_of_the_connections_of_others(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        with ExitStack() as clients:
+            async with one_starts(on) as starting:
+                for _ in range(7):
+                    clients.enter_context(socket.create_connection(on.address))
+                await on.until(lambda: on.actors[1].connections == 7)
+            await on.settled(2)
+            await on.until(lambda: on.actors[1].surplus)
+
+            assert (on.actors[1].surplus, starting.surplus) == (3, 0)
+
+    play(scene)
 
 
 STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])
