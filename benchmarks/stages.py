@@ -83,7 +83,7 @@ def _of_every_route(container: Container, path: str, body: bytes) -> Stages:
     call = route.compile(create_app(container))
 
     def observe() -> None:
-        telemetry.finished(metrics, telemetry.request_id(None), b"POST", path.encode(), 200, 0.001)
+        telemetry.finished(metrics, telemetry.request_id(None), b"POST", path.encode(), (200, b"", b""), 0.001)
 
     return {
         "read": lambda: check_is_json(joined(_HEADERS)),

@@ -107,7 +107,7 @@ def _typed(name: str, status: int, headers: dict[str, str]) -> Case:
 
 
 def _not_found(name: str, path: str, method: str = "GET") -> Case:
-    return Case(name, method, path, 404, headers={}, code="not_found", detail="see / for what there is")
+    return Case(name, method, path, 404, headers={}, code="not_found", detail="GET / lists the pages of the service")
 
 
 def _wrong_method(method: str, path: str, allow: str) -> Case:
@@ -220,7 +220,7 @@ JSON_BODIES = [
     _invalid("a number for the features", b'{"features":1}', "features"),
     # unknown keys
     *(
-        _invalid(name, body, detail="body: expected only the keys features, scale_factor, got others")
+        _invalid(name, body, detail="body: Unknown keys; allowed: features, scale_factor")
         for name, body in {
             "an unknown key": b'{"features":[1,2,3,4],"colour":1}',
             "50 unknown keys": b'{"features":[1,2,3,4],' + b",".join(b'"key%d":1' % i for i in range(50)) + b"}",
@@ -235,7 +235,7 @@ JSON_BODIES = [
         "an unknown key beside the rows",
         b'{"instances":[[1,2,3,4]],"colour":1}',
         path="/predict/batch",
-        detail="body: expected only the keys instances, scale_factor, got others",
+        detail="body: Unknown keys; allowed: instances, scale_factor",
     ),
     _invalid("50,000 unknown keys", b"{" + b",".join(b'"key%d":1' % i for i in range(50_000)) + b"}"),
     # a key twice: the last wins
@@ -278,7 +278,7 @@ JSON_BODIES = [
             422,
             body,
             code="prediction_not_finite",
-            detail="expected a finite prediction, got an overflow; send features of smaller magnitude",
+            detail="The prediction is infinite or not a number; send features of smaller magnitude",
             loc=("body", "features"),
         )
         for name, body in {
@@ -295,7 +295,7 @@ JSON_BODIES = [
         422,
         b'{"instances":[[1,1,1,1],[0,0,1.7e308,0],[0,0,1.7e308,0]]}',
         code="prediction_not_finite",
-        detail="expected a finite prediction for row 1, got an overflow; send features of smaller magnitude",
+        detail="The prediction for row 1 is infinite or not a number; send features of smaller magnitude",
         loc=("body", "instances", 1),
     ),
     # the double nearest
@@ -434,13 +434,13 @@ TIMEOUTS = [
             GOOD,
             {**JSON, "x-request-timeout-ms": value},
             code="bad_request",
-            detail="expected X-Request-Timeout-Ms to be a positive integer of at most 9 digits",
+            detail="X-Request-Timeout-Ms must be a positive integer of at most 9 digits",
         )
         for value in ("", "0", "000", "-1", "+1", "1.5", "1e3", "0x10", "1_000", "9999, 9999", "1000000000", "9999 ms")
     ),
 ]
 
-_NO_MODEL = "expected the name of a model, got another; see /models for those there are"
+_NO_MODEL = "No such model; GET /models lists them"
 _NO_VERSION = "version_not_found"
 _IN_A_VECTOR = [(name, b'{"features":[1,' + literal + b",3,4]}") for name, literal in NUMBERS_THAT_ARE_NONE.items()]
 _DEFAULT = "/models/default/predict"
@@ -469,7 +469,7 @@ MODELS = [
         "an unknown key for a model",
         b'{"features":[1,2,3,4],"scale_factor":1}',
         path=_DEFAULT,
-        detail="body: expected only the keys features, got others",
+        detail="body: Unknown keys; allowed: features",
     ),
     *(
         Case(name, "POST", _DEFAULT, 422, body, code="json_invalid", loc=("body",))

@@ -8,7 +8,18 @@ from http.client import HTTPException
 from time import monotonic
 
 from benchmarks.results import BenchmarkFailed
-from benchmarks.torture import capacity, crashes, hangs, models, neighbours, overload, signals, soak, starvation
+from benchmarks.torture import (
+    capacity,
+    crashes,
+    crowded,
+    hangs,
+    models,
+    neighbours,
+    overload,
+    signals,
+    soak,
+    starvation,
+)
 from benchmarks.torture.report import Row, as_markdown, keep, publish_rows
 from benchmarks.wrk import check_tools
 
@@ -35,6 +46,7 @@ SCENARIOS: dict[str, Callable[[], Iterator[Row]]] = {
     "corrupt-on-disk": models.corrupt_on_disk,
     "large-model": models.large_model,
     "hostile": models.hostile,
+    "crowded": crowded.crowded,
     "memory": capacity.memory,
     "many-models": capacity.many_models,
     "workers": capacity.shared_connections,

@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +19,11 @@ WIDTH = 4
 FACTORS = {"1": 1.0, "2": 2.0}
 """Of the versions that are good: what they make of a row of ones."""
 
+_COLUMNS = f"""
+inputs = [{{ name = "features", type = "float", width = {WIDTH} }}]
+outputs = [{{ name = "prediction", type = "float" }}]
+"""
+_MB = 1024 * 1024
 _LARGE = (5_000, 25_000)
 _LARGE_FACTOR = _LARGE[0] * 1e-6 * _LARGE[1] * 1e-6
 """What the large model makes of a row of which the sum is 1."""
@@ -112,17 +117,21 @@ def _golden(row: list[float], prediction: float) -> str:
 
 
 def _manifest(directory: Path, start: str, end: str = "") -> None:
-    columns = f"""
-[[inputs]]
-name = "features"
-type = "float"
-width = {WIDTH}
+    (directory / "model.toml").write_text(start + _COLUMNS + end, "utf-8")
 
-[[outputs]]
-name = "prediction"
-type = "float"
-"""
-    (directory / "model.toml").write_text(start + columns + end, "utf-8")
+
+def hostile_manifests() -> Iterator[bytes]:
+    """Each takes as long to read as a manifest can, for another reason."""
+    start = _start("linear", "weights.json", b"") + _COLUMNS
+    for before, part, after in (
+        ("[[golden]]\noutput = {}\ninput = { features = [", "[],", "] }"),  # cells of no type that there is
+        ("[[golden]]\noutput = {}\ninput = { features = [", "1,", "'' ] }"),  # all but the last of one type
+        ("golden = [", "{},", "]"),  # rows without a column
+        ("golden = [", "1,", "]"),  # what is no row
+        ("unknown = [", f"{'[' * 100}{']' * 100},", "]"),
+    ):
+        room = _MB - len(start + before + after) - 1
+        yield f"{start}{before}{part * (room // len(part))}{after}\n".encode()
 
 
 class _Run:

@@ -80,7 +80,7 @@ def _models() -> Iterator[Path]:
         yield models
 
 
-def _activate(service: Service, name: str, version: str) -> tuple[int, str]:
+def activate(service: Service, name: str, version: str) -> tuple[int, str]:
     """Status of the operation and, when it was refused, the reason."""
     connection = http.client.HTTPConnection(HOST, service.admin_port, timeout=_ASK_SECONDS)
     try:
@@ -115,7 +115,7 @@ def _activations(placement: str) -> Iterator[Row]:
                 corrupt = number % _EVERY == _EVERY - 1
                 version = "3" if corrupt else ("2" if live == "1" else "1")
                 at = monotonic()
-                status, reason = _activate(service, _NAME, version)
+                status, reason = activate(service, _NAME, version)
                 seconds.append(monotonic() - at)
                 if corrupt:
                     reasons.add(reason)
@@ -221,7 +221,7 @@ def large_model() -> Iterator[Row]:
 def _memory_of_large(service: Service, version: str, size: float) -> Row:
     sizes: list[float] = []
     with ThreadPoolExecutor() as threads:
-        activating = threads.submit(_activate, service, _LARGE, version)
+        activating = threads.submit(activate, service, _LARGE, version)
         while not activating.done():
             sizes.append(_pss_of_all(service))
             sleep(_LOOK_SECONDS)
@@ -271,7 +271,7 @@ def _open_large(service: Service, version: str) -> _Trial:
         looked, busy = monotonic(), _of_all_cores(busy_seconds)
         sleep(_BEFORE_SECONDS)
         began, busy, stolen = monotonic(), _of_all_cores(busy_seconds) - busy, _of_all_cores(stolen_seconds)
-        status, reason = _activate(service, _LARGE, version)
+        status, reason = activate(service, _LARGE, version)
         ended, stolen = monotonic(), _of_all_cores(stolen_seconds) - stolen
         start, journal = sending.result()
     return _Trial(
@@ -324,7 +324,7 @@ def hostile() -> Iterator[Row]:
         }
         with serving(models, "hostile", variables) as service, Load(_crowd(service)) as load:
             before = service.worker_pids()
-            answers = {what: _activate(service, _NAME, version) for what, version in versions.items()}
+            answers = {what: activate(service, _NAME, version) for what, version in versions.items()}
             lost_workers = len(before - service.worker_pids())
             journal = load.stop()
         ran = trace.exists()

@@ -90,9 +90,9 @@ class Service:
         """The process that was started: the supervisor, where there is one."""
         return self.process.pid
 
-    def wait(self) -> None:
+    def wait(self, seconds: float = DEADLINE) -> None:
         """Wait until all its workers are ready. Raises BenchmarkFailed."""
-        self.until(self.is_whole, "all workers to be ready")
+        self.until(self.is_whole, "all workers to be ready", seconds)
 
     def is_whole(self) -> bool:
         """Whether every worker that it should have is ready, and there is no other."""
@@ -184,10 +184,10 @@ class Service:
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Service]:
+def running(service: Service, seconds: float = DEADLINE) -> Iterator[Service]:
     """The service, from when all workers are ready; whatever happens, its processes have ended afterwards."""
     try:
-        service.wait()
+        service.wait(seconds)
         yield service
     finally:
         service.stop()
@@ -195,11 +195,16 @@ def running(service: Service) -> Iterator[Service]:
 
 @contextmanager
 def serving(
-    models: Path, name: str, variables: Mapping[str, str] | None = None, *, workers: int = 2
+    models: Path,
+    name: str,
+    variables: Mapping[str, str] | None = None,
+    *,
+    workers: int = 2,
+    seconds: float = DEADLINE,
 ) -> Iterator[Service]:
-    """The service with these models, once they are open; the runtime `python` is allowed."""
+    """The service with these models, once they are open, within so many seconds; the runtime `python` is allowed."""
     given = {"WEIGHBRIDGE_MODELS": str(models), "WEIGHBRIDGE_MODELS_WATCH": "off", "WEIGHBRIDGE_PYTHON_MODELS": "true"}
-    with running(Service(name=name, workers=workers, variables={**given, **(variables or {})})) as service:
+    with running(Service(name=name, workers=workers, variables={**given, **(variables or {})}), seconds) as service:
         service.until(service.is_ready, "the models to be open")
         yield service
 

@@ -5,7 +5,7 @@ blocks whoever scores it for a minute.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import sleep, thread_time
 
 from dependency_injector import providers
@@ -38,9 +38,9 @@ class SlowPredict(PredictUseCase):
         return super().__call__(features, scale_factor)
 
 
-def slow_app(settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> FastAPI:
+def slow_app(settings: Settings, memory: memoryview, live: Mapping[str, Placed], opened: Callable[[], None]) -> FastAPI:
     """The application of a worker of the service, with this model."""
-    app = worker.application(settings, memory, live)
+    app = worker.application(settings, memory, live, opened)
     container: Container = app.state.container
     weights = container.weights.provided.load.call()
     container.predict.override(providers.Singleton(SlowPredict, weights=weights, max_rows=settings.max_rows))

@@ -8,7 +8,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 
-def package(model: Any, directory: str | Path, *, example: Any, trusted_types: Sequence[str] = ()) -> Path:
+def package(
+    model: Any,
+    directory: str | Path,
+    *,
+    example: Any,
+    trusted_types: Sequence[str] = (),
+    title: str | None = None,
+    description: str | None = None,
+    owner: str | None = None,
+) -> Path:
     """Write a fitted model as a version that `weighbridge serve --models` can load; gives its directory.
 
         weighbridge.package(model, "models/churn/1", example=X)
@@ -27,9 +36,12 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
     `trusted_types` are dotted names of types in a scikit-learn model that are not the library's own; whoever serves it
     has to name them in WEIGHBRIDGE_TRUSTED_TYPES.
 
+    `title`, `description` and `owner` are for people: each a line, shown on `/docs` and by `GET /models`.
+
     The artefact is data only: what has to run code of its own to be loaded is refused. The version is there as a whole
     or not at all. Raises weighbridge.domain.errors.ModelRefused, which says what was expected, and OSError.
     """
     entrypoint: Any = import_module("weighbridge.entrypoints.package")  # nothing of this on `import weighbridge`
-    written: Path = entrypoint.package(model, directory, example=example, trusted_types=trusted_types)
+    about = {"title": title, "description": description, "owner": owner}
+    written: Path = entrypoint.package(model, directory, example=example, trusted_types=trusted_types, about=about)
     return written

@@ -1,7 +1,7 @@
 """The bill of materials: what the service is made of, and the only place where it is put together."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dependency_injector import containers, providers
 
@@ -28,12 +28,13 @@ class Container(containers.DeclarativeContainer):
     """Every collaborator, built once from the settings: `Container(settings=Settings.load())`.
 
     `live` has the live version of each model by its name, and where it is called, where a supervisor says so; with None
-    it is the repository.
+    it is the repository. `opened` is called after each of them as the application starts.
     """
 
     settings = providers.Dependency(instance_of=Settings)
     log_descriptor = providers.Object(1)
     live: providers.Object[Mapping[str, Placed] | None] = providers.Object(None)
+    opened: providers.Object[Callable[[], None]] = providers.Object(lambda: None)
 
     logger = providers.Resource(
         start_logging,
@@ -69,7 +70,7 @@ class Container(containers.DeclarativeContainer):
         live_models,
         telemetry,
         repository,
-        providers.Factory(EmbeddedFirst, embedded, loader),
+        providers.Factory(EmbeddedFirst, embedded.provider, loader),
         clients,
         max_rows=settings.provided.max_rows,
     )

@@ -41,11 +41,14 @@ _SERVICE_LINKS = tuple(
 
 
 class InvalidSettings(Exception):
-    """Settings that cannot be used: a line for each, with its name, what was expected and what came."""
+    """Settings that cannot be used: a line for each, with its name, the expected value and the given one."""
 
     def __init__(self, *problems: str) -> None:
         # A name or a path may hold a line break of its own.
         super().__init__("\n".join(" ".join(problem.splitlines()) for problem in problems))
+
+
+_OFF = "off"
 
 
 def _plain(path: str) -> str:
@@ -84,7 +87,7 @@ def _json_object(value: object) -> object:
 
 def _json_array(value: object) -> object:
     """Flags and environment variables are texts: there an array is written as JSON."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value == _OFF:
         return value
     try:
         return json.loads(value)
@@ -114,17 +117,21 @@ class Settings(BaseSettings):
         9000, description="port of the admin listener; 0 picks a free one, off does without"
     )
     admin_token: Annotated[SecretStr, AfterValidator(_sendable)] | None = Field(
-        None, min_length=16, description="what the admin listener asks for; on other than loopback addresses it must"
+        None,
+        min_length=16,
+        description="token that the admin listener demands; required on other than loopback addresses",
     )
     weights: Annotated[
-        tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_json_array)
+        Annotated[tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], Field(min_length=1)]
+        | Literal["off"],
+        NoDecode,
+        BeforeValidator(_json_array),
     ] = Field(
         (0.25, -0.5, 1.25, 0.0),
-        min_length=1,
-        description="weights of the embedded model: a JSON array of one or more finite numbers",
+        description="weights of the embedded model: a JSON array of one or more finite numbers; off does without it",
     )
     models: str | None = Field(
-        None, min_length=1, description="directory of trained models; the embedded one is always there"
+        None, min_length=1, description="directory of trained models, which are served beside the embedded one"
     )
     models_watch: Literal["events", "poll", "off"] = Field(
         "events", description="how changes in the directory of models are noticed; network file systems need poll"
@@ -241,10 +248,19 @@ class Settings(BaseSettings):
         came |= in_environment
         came |= {f"--{field.replace('_', '-')}": value for field, value in flags.items()}
         try:
-            return cls(**flags)
+            settings = cls(**flags)
         except ValidationError as exc:
             wrong = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
             raise InvalidSettings(*(_wrong(field, came) for field in wrong)) from exc
+        if settings.models is None and not settings.has_embedded:
+            expected = f"expected weights, or {_variable('models')} to be set as well, got {_OFF!r}"
+            raise InvalidSettings(f"{_source('weights', came)}: {expected}")
+        return settings
+
+    @property
+    def has_embedded(self) -> bool:
+        """Whether there is an embedded model."""
+        return self.weights != _OFF
 
     def snapshot(self) -> str:
         """All but the secrets, as a text that `restore` takes in another process."""
@@ -316,7 +332,7 @@ def _read_toml(file: str) -> dict[str, Any]:
         return tomllib.loads(Path(file).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise InvalidSettings(f"{CONFIG_VARIABLE}: expected a readable TOML file, got {file!r}: {reason}") from exc
+        raise InvalidSettings(f"{CONFIG_VARIABLE}: cannot read the TOML file {file!r}: {reason}") from exc
 
 
 def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
@@ -325,19 +341,23 @@ def _unknown(names: Iterable[str], known: set[str]) -> Iterator[str]:
         if name not in known:
             near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
             hint = f"did you mean {bare[near[0]]}?" if near else "`weighbridge check` lists them all"
-            yield f"{name}: expected the name of a setting, got an unknown one; {hint}"
+            yield f"{name}: unknown setting; {hint}"
+
+
+def _source(field: str, came: Mapping[str, object]) -> str:
+    """The name under which the value of a setting came that counts."""
+    names = (f"--{field.replace('_', '-')}", _variable(field))
+    source = next((name for name in names if name in came), None)
+    return source or next(name for name in came if name.endswith(f": {field}"))
 
 
 def _wrong(field: str, came: Mapping[str, object]) -> str:
-    """The line for a setting whose value is wrong, by the name under which the value that counts came."""
-    names = (f"--{field.replace('_', '-')}", _variable(field))
-    source = next((name for name in names if name in came), None)
-    if source is None:
-        source = next(name for name in came if name.endswith(f": {field}"))
+    """The line for a setting whose value is wrong."""
+    source = _source(field, came)
     schema = Settings.model_json_schema()["properties"][field]
     secret = any(option.get("format") == "password" for option in schema.get("anyOf", ()))
-    value = "another" if secret else reprlib.repr(came[source])
-    return f"{source}: expected {Settings.expectation(field)}, got {value}"
+    given = "" if secret else f", got {reprlib.repr(came[source])}"
+    return f"{source}: expected {Settings.expectation(field)}{given}"
 
 
 def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:
@@ -345,7 +365,7 @@ def _is_of_type(value: object, schema: Mapping[str, Any]) -> bool:
     names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, str: {"string"}, list: {"array"}}
     if "$ref" in schema:
         return isinstance(value, dict)
-    options = {option.get("type") for option in schema.get("anyOf", [schema])}
+    options = {option.get("type") for option in schema.get("anyOf", [schema]) if option.get("const", value) == value}
     return bool(names.get(type(value), set()) & options)
 
 
@@ -367,8 +387,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
             return f"a finite number above {low:g}"
         case {"type": "number", "minimum": low}:
             return f"a finite number of at least {low:g}"
-        case {"anyOf": [{"type": "integer"} as number, {"const": word}]}:
-            return f"{_in_words(number)}, or {word}"
+        case {"anyOf": [other, {"const": word}]}:
+            return f"{_in_words(other)}, or {word}"
         case {"anyOf": [{"format": "password", "minLength": length}, _]}:
             return f"a text of at least {length} characters of ASCII, without spaces and line breaks"
         case {"type": "integer", "minimum": low}:

@@ -1,7 +1,7 @@
 """The service with a model that takes 5 ms for each row: `python -m tests.integration.burning`, for its worker, too."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 from dependency_injector import providers
@@ -27,9 +27,11 @@ class BurningUseCase:
         return float(len(features))
 
 
-def application(settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> FastAPI:
+def application(
+    settings: Settings, memory: memoryview, live: Mapping[str, Placed], opened: Callable[[], None]
+) -> FastAPI:
     """The application of a worker."""
-    app = worker.application(settings, memory, live)
+    app = worker.application(settings, memory, live, opened)
     app.state.container.predict.override(providers.Object(BurningUseCase()))
     return app
 

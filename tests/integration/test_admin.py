@@ -159,10 +159,7 @@ def test_it_answers_while_every_worker_stands_still(two_workers: Service) -> Non
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
             going_on.callback(os.kill, pid, signal.SIGCONT)
-        until(lambda: admin(two_workers, "/readyz").status_code == 503)
-        reason = admin(two_workers, "/readyz").json()["detail"]
-
-        assert reason == "every worker is full, or shows no sign of life"
+        assert admin(two_workers, "/readyz").status_code == 200
         assert admin(two_workers, "/livez").status_code == 200
         assert len(samples(two_workers, "weighbridge_connections")) == 2
         assert len(admin(two_workers, "/workers").json()) == 2
@@ -196,9 +193,7 @@ def test_without_a_token_it_is_not_opened_to_other_machines() -> None:
     result = run("serve", PORT="0", ADMIN_HOST="0", ADMIN_PORT="0")
 
     assert (result.returncode, result.stdout) == (3, "")
-    assert result.stderr.startswith(
-        "weighbridge: WEIGHBRIDGE_ADMIN_HOST: expected a loopback address such as 127.0.0.1"
-    )
+    assert result.stderr.startswith("weighbridge: WEIGHBRIDGE_ADMIN_HOST: '0' is not a loopback address")
 
 
 def test_it_can_be_done_without() -> None:

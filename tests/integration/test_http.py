@@ -46,7 +46,7 @@ def test_a_body_over_the_limit_is_refused_by_its_length(client: httpx2.Client) -
     reply = client.post("/predict", content=b" " * (16 * MIB + 1), headers=JSON)
 
     assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
-    assert reply.json()["detail"] == "expected a body of at most 16777216 bytes"
+    assert reply.json()["detail"] == "The body may have at most 16777216 bytes"
 
 
 def test_a_body_over_the_limit_is_refused_without_a_length(client: httpx2.Client) -> None:
@@ -110,9 +110,9 @@ def test_odd_paths_get_the_same_404(service: Service, path: bytes) -> None:
     assert status == 404
     assert json.loads(body) == {
         "type": "urn:weighbridge:not_found",
-        "title": "There is nothing at this path",
+        "title": "No such path",
         "status": 404,
-        "detail": "see / for what there is",
+        "detail": "GET / lists the pages of the service",
         "code": "not_found",
         "request_id": "same",
     }

@@ -139,7 +139,7 @@ def test_what_is_written_by_hand_becomes_live(models: Path, watch: str) -> None:
         until(lambda: reason(service) is not None)
 
         assert predicted(client) == (2.0, "2")
-        assert reason(service) == "models/m/rollout.toml: expected a version that is there, got 3"
+        assert reason(service) == "models/m/rollout.toml: there is no version 3"
 
 
 def test_the_command_operates_on_the_service(models: Path) -> None:
@@ -149,9 +149,9 @@ def test_the_command_operates_on_the_service(models: Path) -> None:
             done = run("models", *arguments, "--url", service.admin_url, ADMIN_TOKEN=16 * "t")
             return done.returncode, done.stdout, done.stderr
 
-        assert ask("activate", "m", "2") == (0, "m: 2 is live, before it 1\n", "")
-        assert ask("rollback", "m") == (0, "m: 1 is live, before it 2\n", "")
-        assert ask("reload", "m") == (0, "m: 1 is live, before it 2\n", "")
+        assert ask("activate", "m", "2") == (0, "m: version 2 is live (before: 1)\n", "")
+        assert ask("rollback", "m") == (0, "m: version 1 is live (before: 2)\n", "")
+        assert ask("reload", "m") == (0, "m: version 1 is live (before: 2)\n", "")
         assert ask("list")[1].splitlines()[1:] == [
             "default  embedded  live",
             "m        1         live",
@@ -159,7 +159,7 @@ def test_the_command_operates_on_the_service(models: Path) -> None:
         ]
         code, out, err = ask("activate", "m", "3")
         assert (code, out) == (1, "")
-        assert err.startswith("weighbridge: expected a version of the model, got another")
+        assert err.startswith("weighbridge: The model has no such version")
 
 
 def test_a_service_whose_models_cannot_be_served_does_not_start(models: Path) -> None:
@@ -246,7 +246,9 @@ def test_what_a_process_is_killed_at_opening_nobody_serves(operated: Operated) -
             os.kill(runner, signal.SIGKILL)
 
         assert activation.result().status_code == 422
-        assert activation.result().json()["detail"].endswith("got a process that was killed by signal 9 (Killed)")
+        assert (
+            activation.result().json()["detail"].endswith("the process that opened it was killed by signal 9 (Killed)")
+        )
     assert operated.ready()
     assert (operated.answers(), operated.live()) == ({(1.0, "1")}, "1")
 

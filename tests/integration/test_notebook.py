@@ -7,9 +7,10 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from tests.integration.pages import ROOT, Service, blocks, notebook_of, run, serving, shown, without_times
+from tests.integration.pages import ROOT, SHOWN_URL, Service, blocks, notebook_of, run, serving, shown, without_times
 
 PAGE = "docs/guide.md"
+REQUESTS = "import sys, httpx2; sys.modules['requests'] = httpx2"  # which has the same functions and is installed
 
 
 def rounded(text: str) -> str:
@@ -25,7 +26,8 @@ def test_every_step_from_a_notebook_to_an_answer_does_what_the_guide_says(tmp_pa
         for kind, group in groupby(shown_in_order, itemgetter(0)):
             block = "".join(text for _, text in group)
             if kind == "python":  # cells one after the other, which one interpreter runs
-                assert run([sys.executable, "-c", block], tmp_path) == ""
+                here = block if service is None else block.replace(SHOWN_URL, service.url)
+                assert run([sys.executable, "-c", f"{REQUESTS}\n{here}"], tmp_path) == ""
                 continue
             if service is None:  # as the guide says, once all models are packaged
                 service = stack.enter_context(serving("--models", "models", directory=tmp_path))

@@ -19,7 +19,7 @@ from weighbridge import __version__
     ("settings", "line"),
     [
         ({"PORT": "http"}, "WEIGHBRIDGE_PORT: expected an integer from 0 to 65535, got 'http'"),
-        ({"HOST": "a..b"}, "WEIGHBRIDGE_HOST: expected an address of this machine, got 'a..b': not a host name"),
+        ({"HOST": "a..b"}, "WEIGHBRIDGE_HOST: cannot listen on 'a..b': not a host name"),
     ],
 )
 def test_a_service_that_cannot_start_says_why_in_one_line(settings: dict[str, str], line: str) -> None:
@@ -34,9 +34,7 @@ def test_a_port_that_is_taken_is_named_in_one_line() -> None:
         result = run("serve", PORT=str(port))
 
     assert (result.returncode, result.stdout) == (3, "")
-    assert result.stderr == (
-        f"weighbridge: WEIGHBRIDGE_PORT: expected a port that can be listened on, got {port}: Address already in use\n"
-    )
+    assert result.stderr == (f"weighbridge: WEIGHBRIDGE_PORT: cannot listen on port {port}: Address already in use\n")
 
 
 def test_a_start_is_logged_as_json_with_the_url() -> None:
@@ -69,7 +67,9 @@ def test_a_service_starts_with_its_standard_streams_closed() -> None:
     process = subprocess.Popen(["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=environment({"ADMIN_PORT": "off"}))
     try:
         until(lambda: is_healthy(f"http://127.0.0.1:{port}"))
-        assert is_healthy(f"http://127.0.0.1:{port}")
+        [worker] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        streams = {str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for pid in (process.pid, worker) for fd in range(3)}
+        assert streams == {os.devnull}
     finally:
         process.terminate()
 

@@ -151,6 +151,18 @@ def read_until_killed(connection: socket.socket) -> str:
     return "answers"
 
 
+def test_kept_connections_are_spread_again_once_a_worker_was_replaced() -> None:
+    with serving(WORKERS="2") as service, ExitStack() as connections:
+        os.kill(workers(service)[0], signal.SIGKILL)
+        wait_for(service, "worker_died")
+        kept = [connections.enter_context(service.connect()) for _ in range(8)]
+        for connection in kept:
+            ask(connection)
+        until(lambda: held(service) == [4, 4])
+
+        assert all(ask(connection).startswith(OK) for connection in kept)
+
+
 def test_connections_are_given_to_the_worker_with_the_fewest(two_workers: Service) -> None:
     until(lambda: not any(held(two_workers)))
     with ExitStack() as connections:

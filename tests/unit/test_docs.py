@@ -292,8 +292,8 @@ def _first_cells(heading: str) -> list[str]:
 
 def _manifests() -> Iterator[tuple[Manifest, list[Any]]]:
     """Each manifest on the page of models, with the requests and replies that follow it."""
-    for part in MODELS.read_text("utf-8").split("```toml\nruntime = ")[1:]:
-        text = f"runtime = {part.partition('```')[0]}"
+    for part in re.split(r"```toml\n(?=title|runtime)", MODELS.read_text("utf-8"))[1:]:
+        text = part.partition("```")[0]
         yield Manifest.read(text.encode(), "docs/models.md"), [json.loads(shown) for shown in _shown("json", part)]
 
 

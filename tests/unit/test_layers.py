@@ -1,6 +1,10 @@
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import weighbridge
 
 PROGRAM = """
 import pkgutil, sys
@@ -41,3 +45,15 @@ print(threading.active_count())
     imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=wrong)
 
     assert (imported.stdout, imported.stderr) == ("1\n", "")
+
+
+def test_only_the_system_wing_asks_for_what_an_operating_system_may_not_have() -> None:
+    asked = re.compile(
+        r"os\.(memfd|pidfd|sched|setpriority|killpg|waitid|sysconf)|pidfd_send|prctl|CDLL\(|F_(ADD_)?SEAL|RLIMIT|/proc/"
+        r"|SOCK_SEQPACKET|MSG_(MORE|DONTWAIT|CMSG)"
+    )
+    [root] = map(Path, weighbridge.__path__)
+
+    assert {path.relative_to(root).parts[:2] for path in root.rglob("*.py") if asked.search(path.read_text())} == {
+        ("adapters", "system")
+    }

@@ -1,7 +1,6 @@
-"""The content of an artefact: read from its file once, into memory that nobody else can write to."""
+"""The content of an artefact: read from its file once, into another that nobody else can write to."""
 
 import _thread
-import fcntl
 import hashlib
 import os
 import time
@@ -9,13 +8,14 @@ from io import FileIO
 from pathlib import Path
 from typing import Self
 
-_ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+from weighbridge.adapters.system.memory import ReadOnlyFile
+
 _LARGE_BYTES = 16 * 1024**2
 _PART = 8 * 1024**2  # that is digested at once: after each, other threads have to be asked for the interpreter
 
 
 class Artefact:
-    """A file in memory, which goes with the last reference to it.
+    """A read-only file, in memory on Linux, which goes with the last reference to it.
 
     Half a gigabyte as an object of Python's would stop the world for a tenth of a second when it goes. This is copied,
     digested and given back while other threads run, and libraries that read files need no copy of their own. The last
@@ -24,23 +24,23 @@ class Artefact:
     Nobody can write to it, whoever has its descriptor.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: ReadOnlyFile) -> None:
+        self._file = file
         self._digest: str | None = None
 
     def __del__(self) -> None:
         if os.fstat(self.descriptor).st_size >= _LARGE_BYTES:
             try:
-                _thread.start_new_thread(os.close, (self.descriptor,))
+                _thread.start_new_thread(self._file.close, ())
                 return
             except RuntimeError:  # there is none to be had
                 pass
-        os.close(self.descriptor)
+        self._file.close()
 
     @classmethod
     def of(cls, content: bytes) -> Self:
         """One with this content."""
-        artefact = cls(_memory())
+        artefact = cls(ReadOnlyFile())
         _write(artefact.descriptor, memoryview(content))
         return artefact._sealed()
 
@@ -50,7 +50,7 @@ class Artefact:
 
         Raises OSError, and TimeoutError when that takes longer than it may.
         """
-        artefact, digest, part = cls(_memory()), hashlib.sha256(), memoryview(bytearray(min(_PART, size)))
+        artefact, digest, part = cls(ReadOnlyFile()), hashlib.sha256(), memoryview(bytearray(min(_PART, size)))
         start = time.monotonic()
         while size and (count := file.readinto(part[:size])):
             _write(artefact.descriptor, part[:count])
@@ -62,13 +62,18 @@ class Artefact:
         return artefact._sealed()
 
     def _sealed(self) -> Self:
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _ALL_SEALS)
+        self._file.seal()
         return self
+
+    @property
+    def descriptor(self) -> int:
+        """Of the file."""
+        return self._file.descriptor
 
     @property
     def path(self) -> Path:
         """Under which libraries open it, as long as this object is there."""
-        return Path(f"/proc/self/fd/{self.descriptor}")
+        return self._file.path
 
     def sha256(self) -> str:
         """The digest, in hexadecimal."""
@@ -93,7 +98,3 @@ def sha256(file: FileIO) -> str:
 def _write(descriptor: int, rest: memoryview) -> None:
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _memory() -> int:
-    return os.memfd_create("weighbridge-artefact", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

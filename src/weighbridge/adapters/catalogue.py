@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weighbridge.adapters.manifest import Manifest
-from weighbridge.adapters.repository import FoundModel, Repository
+from weighbridge.adapters.repository import FoundModel
 from weighbridge.application.catalogue import Entries, ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelRefused
 
@@ -24,7 +24,7 @@ def check(found: Mapping[str, FoundModel]) -> None:
     for name, version in wanted(found).items():
         files = found[name].versions.get(version)
         if files is None:
-            raise ModelRefused(f"models/{name}/rollout.toml: expected a version that is there, got {version}")
+            raise ModelRefused(f"models/{name}/rollout.toml: there is no version {version}")
         if files.reason is not None:
             raise ModelRefused(files.reason)
 
@@ -45,16 +45,8 @@ def _entry(name: str, model: FoundModel, live: str | None) -> ModelEntry:
     return ModelEntry(name, live, previous, versions, model.problem)
 
 
-def golden_row(repository: Repository, name: str, version: str) -> dict[str, Any] | None:
+def golden_row(manifest: Manifest) -> dict[str, Any] | None:
     """The inputs of a version's first golden row, by their names; None where there is none."""
-    try:
-        return golden_of(repository.manifest(name, version))
-    except ModelRefused:
-        return None
-
-
-def golden_of(manifest: Manifest) -> dict[str, Any] | None:
-    """The same of the version with this manifest."""
     return next(
         ({column.name: golden.input.get(column.name) for column in manifest.inputs} for golden in manifest.golden), None
     )

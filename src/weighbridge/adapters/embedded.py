@@ -1,5 +1,7 @@
 """The embedded linear model as one among the others."""
 
+from collections.abc import Callable
+
 from weighbridge.adapters.runtimes.linear import LinearModel
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.application.ports import Model, ModelLoader
@@ -16,12 +18,12 @@ def embedded_model(weights: Weights) -> Model:
 class EmbeddedFirst:
     """The ModelLoader that has the embedded model itself, and leaves the others to another loader."""
 
-    def __init__(self, embedded: Model, others: ModelLoader) -> None:
+    def __init__(self, embedded: Callable[[], Model], others: ModelLoader) -> None:
         self._embedded = embedded
         self._others = others
 
     def load(self, name: str, version: str) -> Model:
         """Load one version. Raises ModelRefused."""
         if name == EMBEDDED.name:
-            return self._embedded
+            return self._embedded()
         return self._others.load(name, version)

@@ -72,8 +72,8 @@ def check_count(outputs: Outputs, count: int) -> None:
         if values.shape[:1] != (count,):
             got = len(values) if values.ndim else "one for all"
             raise ModelRefused(
-                f"expected as many predictions as rows, {count}, got {got}; a model has to take any number of rows and "
-                "predict each of them"
+                f"expected {count} predictions, one for each row, got {got}; a model has to take any number of rows "
+                "and predict each of them"
             )
 
 
@@ -83,10 +83,10 @@ def _is_close(expected: float, got: float) -> bool:
 
 def _check_cells(place: str, columns: tuple[Column, ...], cells: Mapping[str, Value]) -> None:
     if {*cells} - {column.name for column in columns}:
-        raise ModelRefused(f"{place}: expected the names of the signature, got another")
+        raise ModelRefused(f"{place}: expected only the names of the signature")
     for column in columns:
         if not _fits(column, cells.get(column.name)):
-            raise ModelRefused(f"{place}.{column.name}: expected {_in_words(column)}, got another")
+            raise ModelRefused(f"{place}.{column.name}: expected {_in_words(column)}")
 
 
 def _fits(column: Column, cell: Value | None) -> bool:

@@ -44,7 +44,7 @@ def _vector(example: Any) -> Example:
     try:
         matrix = np.asarray(example)
     except ValueError as exc:  # rows of different lengths
-        raise ModelRefused("expected rows of one length in the example, got several lengths") from exc
+        raise ModelRefused("the rows of the example have different lengths") from exc
     match matrix.shape:
         case (_, width) if width and matrix.dtype.kind in "biuf":
             rows = matrix.astype(np.float64)
@@ -54,7 +54,7 @@ def _vector(example: Any) -> Example:
                 f"got {matrix.dtype} of shape {shape}"
             )
     if not np.isfinite(rows).all():
-        raise ModelRefused("expected finite numbers in the example, got others; a pandas DataFrame may hold nulls")
+        raise ModelRefused("the example holds numbers that are not finite; a pandas DataFrame may hold nulls")
     return Example((Column(name=VECTOR, kind=Kind.FLOAT, width=width),), rows)
 
 
@@ -65,7 +65,7 @@ def _named(frame: Any) -> Example:
         for place, name in enumerate(names):
             if not isinstance(name, str) or not name:
                 got = f"{name!r} of type {type(name).__name__}"
-                raise ModelRefused(f"expected names of columns that are texts, got {got}; rename them before the fit")
+                raise ModelRefused(f"names of columns must be texts, got {got}; rename them before the fit")
             column, values = _described(name, frame.iloc[:, place])
             columns.append(column)
             cells.append(values)
@@ -84,7 +84,7 @@ def _described(name: str, series: Any) -> tuple[Column, list[Any]]:
     kind = _kind(name, series)
     numbers = [value for value in values if value is not None] if kind in (Kind.INT, Kind.FLOAT) else []
     if any(abs(number) == inf for number in numbers):
-        raise ModelRefused(f"expected finite numbers or nulls in column {name}, got an infinity")
+        raise ModelRefused(f"column {name} holds an infinity; it may hold finite numbers and nulls")
     column = Column(
         name=name,
         kind=kind,

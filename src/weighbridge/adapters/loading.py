@@ -38,14 +38,14 @@ class Loader:
         stated = f"{directory}/{MANIFEST}"
         opened = f"{directory}/{manifest.artefact or MANIFEST}"
         signature = manifest.signature()
-        with _told(stated, "golden rows"):
+        with _told(stated, "reading the golden rows failed"):
             golden = GoldenRows(manifest, signature)
-        with _told(opened, f"what the runtime {manifest.runtime} loads"):
+        with _told(opened, f"the runtime {manifest.runtime} cannot load it"):
             model = self._runtimes(manifest.runtime).load(artefact, manifest, self._trust)
             reported = model.signature
         if reported != signature:
-            raise ModelRefused(f"{opened}: expected the inputs and outputs that {MANIFEST} states, got others")
-        with _told(stated, "golden rows that the model predicts"):
+            raise ModelRefused(f"{opened}: its inputs and outputs differ from those in {MANIFEST}")
+        with _told(stated, "predicting the golden rows failed"):
             _check(model, golden)
         return model
 
@@ -71,11 +71,11 @@ def _check(model: Model, golden: GoldenRows) -> None:
 
 
 @contextmanager
-def _told(path: str, expected: str) -> Iterator[None]:
-    """Turns whatever a library raises into ModelRefused."""
+def _told(path: str, failure: str) -> Iterator[None]:
+    """Turns any exception of a library into ModelRefused."""
     try:
         yield
     except ModelRefused as exc:
         raise ModelRefused(f"{path}: {exc}") from exc
     except BaseException as exc:
-        raise ModelRefused(f"{path}: expected {expected}, got {type(exc).__name__}: {exc}") from exc
+        raise ModelRefused(f"{path}: {failure}: {type(exc).__name__}: {exc}") from exc

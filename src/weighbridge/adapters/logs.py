@@ -22,6 +22,8 @@ class LineWriter:
     A line that finds the queue full, or the descriptor closed, is dropped and counted in `dropped`.
     """
 
+    # A non-blocking descriptor instead of a thread would block no request either, but other processes share the flag.
+
     def __init__(self, descriptor: int) -> None:
         self.dropped = 0
         self._torn = False

@@ -6,10 +6,11 @@ No numpy and no runtime here: the supervisor reads manifests, too.
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import PydanticCustomError
 
 from weighbridge.domain.errors import InvalidSignature, ModelRefused
 from weighbridge.domain.signature import Column, Kind, Signature
@@ -30,10 +31,40 @@ CODE: tuple[RuntimeName, ...] = ("python",)
 """Runtimes whose formats are code: what a version of theirs may do, its author says."""
 
 _Version = Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
+_MOST_TOLD = 1000
 _MOST = 2**63 - 1  # of a TOML integer; tomllib reads larger ones
 
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """What a cell of a golden row holds, in TOML's own types; a null is left out."""
+
+ItemT = TypeVar("ItemT")
+_List = Annotated[list[ItemT], Field(fail_fast=True)]  # a million errors would take seconds, and one is told
+
+
+def _kind(cell: object) -> str:
+    """The tag of the type that a cell should be of: integers among floats are floats, too."""
+    if not isinstance(cell, list):
+        return type(cell).__name__
+    kinds = {type(value).__name__ for value in cell}
+    return f"{'float' if kinds == {'float', 'int'} else min(kinds, default='bool')}s"
+
+
+# Without tags, a cell that is of no type would be a list of errors, one for each type.
+_Cell = Annotated[
+    Annotated[bool, Tag("bool")]
+    | Annotated[int, Tag("int")]
+    | Annotated[float, Tag("float")]
+    | Annotated[str, Tag("str")]
+    | Annotated[_List[bool], Tag("bools")]
+    | Annotated[_List[int], Tag("ints")]
+    | Annotated[_List[float], Tag("floats")]
+    | Annotated[_List[str], Tag("strs")],
+    Discriminator(
+        _kind,
+        custom_error_type="cell",
+        custom_error_message="Input should be a boolean, a number, a string or an array of one of these",
+    ),
+]
 
 
 def order(version: str) -> tuple[int, ...]:
@@ -46,15 +77,27 @@ class _Strict(BaseModel):
 
     @classmethod
     def parse(cls, text: bytes, file: str) -> Self:
-        """What a `file` says. Raises ModelRefused, naming the file, the key and what was expected."""
+        """The content of a `file`. Raises ModelRefused, which names the file, the key and the reason."""
         try:
-            return cls.model_validate(tomllib.loads(text.decode()))
+            values = tomllib.loads(text.decode())
+        except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
+            raise _refused(file, f"not valid TOML in UTF-8: {exc}") from exc
+        return cls.checked(values, file)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], source: str) -> Self:
+        """What these values say. Raises ModelRefused, naming the source, the key and what was expected."""
+        try:
+            return cls.model_validate(values)
         except ValidationError as exc:
             [error, *_] = exc.errors(include_url=False, include_input=False)
             where = ".".join(map(str, error["loc"]))
-            raise ModelRefused(f"{file}: {where or 'the whole'}: {error['msg']}") from exc
-        except (ValueError, RecursionError) as exc:  # TOML's and UTF-8's errors are ValueErrors
-            raise ModelRefused(f"{file}: expected TOML in UTF-8, got what is not: {exc}") from exc
+            raise _refused(source, ": ".join(filter(None, (where, error["msg"])))) from exc
+
+
+def _refused(file: str, reason: str) -> ModelRefused:
+    """A reason of bounded length: it may quote a key, which may be as long as the file."""
+    return ModelRefused(f"{file}: {reason if len(reason) <= _MOST_TOLD else reason[:_MOST_TOLD] + '...'}")
 
 
 class ColumnSpec(_Strict):
@@ -64,7 +107,7 @@ class ColumnSpec(_Strict):
     type: Literal["int", "float", "bool", "string"]
     width: int | None = None
     nullable: bool = False
-    categories: list[str] | None = None
+    categories: _List[str] | None = None
     minimum: float | None = None
     maximum: float | None = None
 
@@ -97,11 +140,30 @@ class ColumnSpec(_Strict):
 class Golden(_Strict):
     """A row whose prediction is known."""
 
-    input: dict[str, Value]
-    output: dict[str, Value]
+    input: dict[str, _Cell]
+    output: dict[str, _Cell]
 
 
-class Manifest(_Strict):
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "expected one line of printable characters, got others")
+    return text
+
+
+class About(_Strict):
+    """What people are told of a version: each a line, or None where nothing is said."""
+
+    title: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)] | None = None
+    description: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)] | None = None
+    owner: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)] | None = None
+
+    @classmethod
+    def of(cls, about: "About") -> "About":
+        """No more than this of a manifest."""
+        return About(**about.model_dump(include={*About.model_fields}))
+
+
+class Manifest(About):
     """`model.toml`: one version of a model.
 
     `artefact` is the name of a file beside it, of which `sha256` is the digest in hexadecimal; `entry` is what the
@@ -112,9 +174,9 @@ class Manifest(_Strict):
     artefact: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     entry: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    inputs: Annotated[list[ColumnSpec], Field(min_length=1)]
-    outputs: Annotated[list[ColumnSpec], Field(min_length=1)]
-    golden: list[Golden] = []
+    inputs: Annotated[_List[ColumnSpec], Field(min_length=1)]
+    outputs: Annotated[_List[ColumnSpec], Field(min_length=1)]
+    golden: _List[Golden] = []
     libraries: dict[str, str] = {}
 
     def signature(self) -> Signature:
@@ -132,13 +194,13 @@ class Manifest(_Strict):
         try:
             manifest.signature()
         except InvalidSignature as exc:
-            raise ModelRefused(f"{file}: {exc}") from exc
+            raise _refused(file, str(exc)) from exc
         if manifest.runtime == "python" and manifest.entry is None:
-            raise ModelRefused(f"{file}: entry: expected module:Class for the runtime python, got none")
+            raise ModelRefused(f"{file}: entry: the runtime python needs module:Class")
         if manifest.runtime != "python" and (manifest.artefact is None or manifest.entry is not None):
-            raise ModelRefused(f"{file}: expected artefact and no entry for the runtime {manifest.runtime}")
+            raise ModelRefused(f"{file}: the runtime {manifest.runtime} needs an artefact, and takes no entry")
         if (manifest.artefact is None) is not (manifest.sha256 is None):
-            raise ModelRefused(f"{file}: expected artefact and sha256 together, got one of them")
+            raise ModelRefused(f"{file}: artefact and sha256 must be given together")
         return manifest
 
 

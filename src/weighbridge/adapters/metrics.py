@@ -83,7 +83,11 @@ class SeriesBy(dict[LabelT, Values], Generic[LabelT]):
 
 
 class RouteMetrics(SeriesBy[int]):
-    """The requests of one route, by status."""
+    """The requests of one route, which a `model` answers, by status."""
+
+    def __init__(self, open_series: Callable[[int], Values], model: ModelLabel) -> None:
+        super().__init__(open_series)
+        self.model = model
 
     def observe(self, status: int, seconds: float) -> None:
         """Count one request: how it ended and how long it took."""
@@ -111,7 +115,7 @@ class RequestMetrics:
         route = self._routes.get((path, model))
         if route is None:
             route = self._routes[path, model] = RouteMetrics(
-                lambda status: self._table.series(REQUEST, path, *model, _outcome(status), str(status))
+                lambda status: self._table.series(REQUEST, path, *model, _outcome(status), str(status)), model
             )
         return route
 

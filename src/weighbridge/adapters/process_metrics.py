@@ -8,14 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
-from pathlib import Path
-from typing import NamedTuple, Self
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from weighbridge import __version__
 from weighbridge.adapters.system.sandbox import Sandbox
+from weighbridge.adapters.system.usage import Usage
 from weighbridge.settings import Settings
 
 SUPERVISOR = "supervisor"
@@ -31,9 +30,6 @@ SHOWN_SETTINGS = (
     "log_requests",
 )
 """The settings that are shown: none that is secret, or as long as the weights."""
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class WorkerState(StrEnum):
@@ -80,25 +76,6 @@ class HostedStatus:
     rows: int
     crashes: int
     is_available: bool
-
-
-class _Usage(NamedTuple):
-    """What a process takes of the machine."""
-
-    resident_bytes: int
-    cpu_seconds: float
-    descriptors: int
-
-    @classmethod
-    def of(cls, pid: int) -> Self:
-        """That of a process which runs; raises OSError when it does not."""
-        process = Path("/proc") / str(pid)
-        fields = (process / "stat").read_text().rpartition(")")[2].split()  # the command before may hold spaces
-        return cls(
-            resident_bytes=int(fields[21]) * _PAGE_BYTES,
-            cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND,
-            descriptors=sum(1 for _ in (process / "fd").iterdir()),
-        )
 
 
 def process_families(
@@ -155,7 +132,7 @@ def runner_families(runners: Sequence[RunnerStatus], versions: Sequence[HostedSt
         rows.add_metric(of, one.rows)
         busy.add_metric(of, one.busy_seconds)
         with suppress(OSError):  # it has just gone
-            usage = _Usage.of(one.pid or 0)
+            usage = Usage.of(one.pid or 0)
             resident.add_metric(of, usage.resident_bytes)
             seconds.add_metric(of, usage.cpu_seconds)
     of_version = of_each[:2]
@@ -178,16 +155,16 @@ def runner_families(runners: Sequence[RunnerStatus], versions: Sequence[HostedSt
     yield from (calls, rows, busy, resident, seconds, requests, waiting, crashes, available)
 
 
-def _usages(workers: Iterable[WorkerStatus]) -> dict[str, list[_Usage]]:
+def _usages(workers: Iterable[WorkerStatus]) -> dict[str, list[Usage]]:
     """What the processes take, by what they are; one that has just gone is left out."""
     processes = {os.getpid(): SUPERVISOR}
     for worker in workers:
         if worker.pid is not None:
             processes.setdefault(worker.pid, str(worker.slot))  # with no worker processes, the supervisor does it all
-    usages: dict[str, list[_Usage]] = {}
+    usages: dict[str, list[Usage]] = {}
     for pid, process in processes.items():
         with suppress(OSError):
-            usage = _Usage.of(pid)
+            usage = Usage.of(pid)
             usages.setdefault(process, []).append(usage)
     return usages
 

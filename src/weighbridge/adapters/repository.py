@@ -14,16 +14,19 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from math import inf
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from weighbridge.adapters.artefact import Artefact, sha256
 from weighbridge.adapters.manifest import MANIFEST, NAME, ROLLOUT, VERSION, Manifest, Options, Rollout, order, pinned
+from weighbridge.adapters.seen import Look, Seen
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.domain.errors import ModelRefused
 
-_MOST_TOML_BYTES = 1024**2
+_MOST_BYTES = {MANIFEST: 1024**2, ROLLOUT: 64 * 1024}
 _MOST_PRINTED = 64
 _MOST_DOTS = 64
 # tomllib takes time with the square of a key's parts: a minute for 128 KiB. Either form of a part is bounded by itself.
@@ -85,7 +88,8 @@ class FoundModel:
 class Repository:
     """The models in the directory `root`; without one there are none. For any thread.
 
-    An artefact of more than `most_bytes` is not read, and to copy one may take so many seconds at most.
+    An artefact of more than `most_bytes` is not read, and to copy one may take so many seconds at most. Scans remember
+    what they have read of each file until the file changes.
     """
 
     def __init__(
@@ -94,20 +98,26 @@ class Repository:
         self._root = None if root is None else Path(root)
         self.most_bytes = most_bytes
         self._most_seconds = most_seconds
-        self._digests: Mapping[tuple[int, ...], str] = {}
+        self._seen: dict[str, Seen] = {}
 
-    def scan(self) -> dict[str, FoundModel]:
-        """All that is there. Digests are computed again only for files that have changed.
+    def scan(self, only: str | None = None) -> dict[str, FoundModel]:
+        """All models that are there, or of these `only` one. Files are read again only when they have changed.
 
         Raises ModelRefused when the directory itself cannot be read.
         """
         if self._root is None:
             return {}
-        digests: dict[tuple[int, ...], str] = {}
         with self._opened() as root:
-            found = {name: self._model(root, name, digests) for name in _listed(root, "models") if NAME.fullmatch(name)}
-        self._digests = digests  # without those of files that are gone
+            there = [name for name in _listed(root, "models") if NAME.fullmatch(name)]
+            found = {name: self._model(root, name) for name in there if only in {None, name}}
+        for name in {*self._seen}.difference(there):
+            self._seen.pop(name, None)  # another thread may have done so
         return found
+
+    def find(self, name: str) -> FoundModel:
+        """One model. Raises ModelRefused when it is not there."""
+        with self._opened(name), self._opened() as root:
+            return self._model(root, name)
 
     def strangers(self) -> list[str]:
         """What is no model by its name and passed over for it, a sentence each. Raises ModelRefused."""
@@ -115,8 +125,8 @@ class Repository:
             return []
         with self._opened() as root:
             return [
-                f"models/{_printable(name)}: expected a name of at most 128 letters, digits, dots, dashes and"
-                " underscores, got another"
+                f"models/{_printable(name)}: the name of a model has at most 128 letters, digits, dots, dashes and"
+                " underscores"
                 for name in _listed(root, "models")
                 if not NAME.fullmatch(name)
             ]
@@ -124,7 +134,9 @@ class Repository:
     def manifest(self, name: str, version: str) -> Manifest:
         """The manifest of a version. Raises ModelRefused."""
         with self._opened(name, version) as directory:
-            return _manifest(directory, f"models/{name}/{version}")[0]
+            file = f"models/{name}/{version}/{MANIFEST}"
+            with _open(directory, MANIFEST, file, stat.S_IFREG) as descriptor:
+                return Manifest.read(_read_toml(descriptor, MANIFEST, file), file)
 
     def artefact(self, name: str, version: str, manifest: Manifest) -> Artefact:
         """The artefact of a version, which has the manifest's digest; empty when there is none. Raises ModelRefused."""
@@ -132,7 +144,7 @@ class Repository:
             return Artefact.of(b"")
         path = f"models/{name}/{version}/{manifest.artefact}"
         artefact = self._read(name, version, manifest.artefact, path)
-        _check_digest(artefact.sha256(), manifest, path)
+        _check_digest(artefact.sha256(), manifest.sha256, path)
         return artefact
 
     def _read(self, name: str, version: str, file: str, path: str) -> Artefact:
@@ -146,14 +158,14 @@ class Repository:
             try:
                 return Artefact.copy(FileIO(descriptor, closefd=False), size, self._most_seconds)
             except TimeoutError as exc:
-                limit = f"{self._most_seconds:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
-                raise ModelRefused(f"{path}: expected to be read within {limit}, got no end") from exc
+                limit = f"{self._most_seconds:g} seconds (WEIGHBRIDGE_LOAD_TIMEOUT)"
+                raise ModelRefused(f"{path}: reading took longer than {limit}") from exc
 
     def _check_size(self, size: int, path: str) -> None:
         """Raises ModelRefused."""
         if size > self.most_bytes:
             raise ModelRefused(
-                f"{path}: expected at most {self.most_bytes} bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got {size}"
+                f"{path}: expected at most {self.most_bytes} bytes (WEIGHBRIDGE_LOAD_MEMORY_BYTES), got {size}"
             )
 
     def write_rollout(self, name: str, *, live: str, previous: str | None) -> None:
@@ -161,10 +173,12 @@ class Repository:
 
         Raises OSError where nothing can be written, and ModelRefused when the model is not there or its file is wrong.
         """
-        path = f"models/{name}"
+        path = f"models/{name}/{ROLLOUT}"
         with self._opened(name) as directory:
-            before = _rollout_text(directory, path) or b""
-            text = pinned(before, f"{path}/{ROLLOUT}", live=live, previous=previous)
+            with _rollout_file(directory, path) as former:
+                before = b"" if former is None else _read_toml(former, ROLLOUT, path)
+            text = pinned(before, path, live=live, previous=previous)
+            _check_toml(text, ROLLOUT, path)
             temporary = f".{ROLLOUT}.{secrets.token_hex(4)}"
             descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=directory)
             try:
@@ -188,7 +202,7 @@ class Repository:
             if not pattern.fullmatch(name):
                 raise ModelRefused(f"models: expected {what}, got {_printable(name)}")
         if self._root is None:
-            raise ModelRefused("models: expected a directory, got none; set WEIGHBRIDGE_MODELS")
+            raise ModelRefused("models: WEIGHBRIDGE_MODELS is not set")
         with ExitStack() as stack:
             with _told("models", "a directory"):
                 passing = os.O_DIRECTORY | (getattr(os, "O_PATH", 0) if names else 0)
@@ -201,44 +215,38 @@ class Repository:
                 directory = stack.enter_context(_open(directory, name, path, stat.S_IFDIR, flags))
             yield directory
 
-    def _model(self, root: int, name: str, digests: dict[tuple[int, ...], str]) -> FoundModel:
+    def _model(self, root: int, name: str) -> FoundModel:
         if name == EMBEDDED.name:
-            return FoundModel(None, f"models/{name}: expected another name, got that of the embedded model", {})
+            return FoundModel(None, f"models/{name}: the name is taken by the embedded model; rename the directory", {})
         path = f"models/{name}"
         versions: dict[str, FoundVersion] = {}
+        look = Look(self._seen.get(name, {}))
         try:
             with _open(root, name, path, stat.S_IFDIR) as directory:
                 proper, others = _by_number(_listed(directory, path))
                 for version in proper:
-                    versions[version] = self._version(directory, f"{path}/{version}", version, digests)
+                    versions[version] = self._version(directory, f"{path}/{version}", version, look)
                 for entry, reason in others.items():
                     versions[_printable(entry)] = FoundVersion(reason=f"{path}/{_printable(entry)}: {reason}")
-                return FoundModel(_rollout(directory, path), None, versions)
+                return FoundModel(_rollout(directory, path, look), None, versions)
         except ModelRefused as exc:
             return FoundModel(None, str(exc), versions)
+        finally:
+            self._seen[name] = look.seen
 
-    def _version(self, model: int, path: str, version: str, digests: dict[tuple[int, ...], str]) -> FoundVersion:
+    def _version(self, model: int, path: str, version: str, look: Look) -> FoundVersion:
         try:
             with _open(model, version, path, stat.S_IFDIR) as directory:
-                manifest, fingerprint = _manifest(directory, path)
-                if manifest.artefact is not None:
-                    file = f"{path}/{manifest.artefact}"
-                    with _open(directory, manifest.artefact, file, stat.S_IFREG) as descriptor:
-                        _check_digest(self._digest(descriptor, file, digests), manifest, file)
-                return FoundVersion(sha256=manifest.sha256, fingerprint=fingerprint)
+                stated = _stated(directory, path, look)
+                if stated.artefact is not None:
+                    file = f"{path}/{stated.artefact}"
+                    with _open(directory, stated.artefact, file, stat.S_IFREG) as descriptor:
+                        self._check_size(os.fstat(descriptor).st_size, file)
+                        digest = look.read("digest", file, descriptor, partial(_digest, descriptor, file))
+                        _check_digest(digest, stated.sha256, file)
+                return FoundVersion(sha256=stated.sha256, fingerprint=stated.fingerprint)
         except ModelRefused as exc:
             return FoundVersion(reason=str(exc))
-
-    def _digest(self, descriptor: int, path: str, digests: dict[tuple[int, ...], str]) -> str:
-        status = os.fstat(descriptor)
-        self._check_size(status.st_size, path)
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        digest = self._digests.get(key)
-        if digest is None:
-            with _told(path, "a file that can be read"), FileIO(descriptor, closefd=False) as file:
-                digest = sha256(file)
-        digests[key] = digest
-        return digest
 
 
 def _by_number(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
@@ -247,9 +255,9 @@ def _by_number(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     others: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (len(name), name)):  # 1 before 01
         if not VERSION.fullmatch(name):
-            others[name] = "expected a version such as 2 or 1.10, got another name"
+            others[name] = "not the name of a version, such as 2 or 1.10"
         elif numbered.setdefault(order(name), name) != name:
-            others[name] = f"expected a number of its own, got that of {numbered[order(name)]}"
+            others[name] = f"the same number as version {numbered[order(name)]}"
     return [version for _, version in sorted(numbered.items())], others
 
 
@@ -287,49 +295,81 @@ def _open(directory: int, name: str, path: str, kind: int, flags: int = _FLAGS) 
         os.close(descriptor)
 
 
-def _read(descriptor: int, most: int, path: str) -> bytes:
-    with _told(path, "a file that can be read"), os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read(most)
-
-
-def _read_toml(directory: int, name: str, path: str) -> bytes:
+def _read_toml(descriptor: int, name: str, path: str) -> bytes:
     """Raises ModelRefused."""
-    with _open(directory, name, path, stat.S_IFREG) as descriptor:
-        text = _read(descriptor, _MOST_TOML_BYTES + 1, path)
-    if len(text) > _MOST_TOML_BYTES:
-        raise ModelRefused(f"{path}: expected at most {_MOST_TOML_BYTES} bytes, got more")
-    if _BARE_DOTS.search(text) or len(_QUOTED_DOT.findall(text)) > _MOST_DOTS:
-        raise ModelRefused(f"{path}: expected keys of at most {_MOST_DOTS} parts, got more")
+    with _told(path, "a file that can be read"), os.fdopen(descriptor, "rb", closefd=False) as file:
+        text = file.read(_MOST_BYTES[name] + 1)
+    _check_toml(text, name, path)
     return text
 
 
-def _manifest(directory: int, path: str) -> tuple[Manifest, str]:
-    """The manifest in a version's directory, and its digest. Raises ModelRefused."""
-    file = f"{path}/{MANIFEST}"
-    text = _read_toml(directory, MANIFEST, file)
-    return Manifest.read(text, file), hashlib.sha256(text).hexdigest()
+def _check_toml(text: bytes, name: str, path: str) -> None:
+    """Raises ModelRefused for a text that takes too long to parse."""
+    if len(text) > _MOST_BYTES[name]:
+        raise ModelRefused(f"{path}: the file is larger than {_MOST_BYTES[name]} bytes")
+    if _BARE_DOTS.search(text) or len(_QUOTED_DOT.findall(text)) > _MOST_DOTS:
+        raise ModelRefused(f"{path}: a key has more than {_MOST_DOTS} parts")
 
 
-def _rollout(directory: int, path: str) -> Rollout | None:
-    """The rollout in a model's directory, None without one. Raises ModelRefused."""
-    text = _rollout_text(directory, path)
-    return None if text is None else Rollout.parse(text, f"{path}/{ROLLOUT}")
+class _Stated(NamedTuple):
+    """Of a manifest only what a look needs: all of it may take a hundred times the memory of the file."""
+
+    artefact: str | None
+    sha256: str | None
+    fingerprint: str
+
+    @classmethod
+    def read(cls, descriptor: int, path: str) -> Self:
+        """Raises ModelRefused."""
+        text = _read_toml(descriptor, MANIFEST, path)
+        manifest = Manifest.read(text, path)
+        return cls(manifest.artefact, manifest.sha256, hashlib.sha256(text).hexdigest())
 
 
-def _rollout_text(directory: int, path: str) -> bytes | None:
-    """The rollout as it is written, None without one. Raises ModelRefused."""
-    try:
-        return _read_toml(directory, ROLLOUT, f"{path}/{ROLLOUT}")
-    except ModelRefused as exc:
-        if isinstance(exc.__cause__, FileNotFoundError):
-            return None
-        raise
-
-
-def _check_digest(digest: str, manifest: Manifest, path: str) -> None:
+def _stated(directory: int, path: str, look: Look) -> _Stated:
     """Raises ModelRefused."""
-    if digest != manifest.sha256:
-        raise ModelRefused(f"{path}: expected the sha256 {manifest.sha256}, got {digest}")
+    file = f"{path}/{MANIFEST}"
+    with _open(directory, MANIFEST, file, stat.S_IFREG) as descriptor:
+        return look.read("manifest", file, descriptor, partial(_Stated.read, descriptor, file))
+
+
+def _rollout(directory: int, path: str, look: Look) -> Rollout | None:
+    """The rollout in a model's directory, None without one. Raises ModelRefused."""
+    file = f"{path}/{ROLLOUT}"
+    with _rollout_file(directory, file) as descriptor:
+        if descriptor is None:
+            return None
+        return look.read("rollout", file, descriptor, partial(_read_rollout, descriptor, file))
+
+
+def _read_rollout(descriptor: int, path: str) -> Rollout:
+    """Raises ModelRefused."""
+    return Rollout.parse(_read_toml(descriptor, ROLLOUT, path), path)
+
+
+@contextmanager
+def _rollout_file(directory: int, path: str) -> Iterator[int | None]:
+    """The descriptor of the rollout in a model's directory, None without one. Raises ModelRefused."""
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(_open(directory, ROLLOUT, path, stat.S_IFREG))
+        except ModelRefused as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError):
+                raise
+            descriptor = None
+        yield descriptor
+
+
+def _digest(descriptor: int, path: str) -> str:
+    """Raises ModelRefused."""
+    with _told(path, "a file that can be read"), FileIO(descriptor, closefd=False) as file:
+        return sha256(file)
+
+
+def _check_digest(digest: str, expected: str | None, path: str) -> None:
+    """Raises ModelRefused."""
+    if digest != expected:
+        raise ModelRefused(f"{path}: expected the sha256 {expected}, got {digest}")
 
 
 def _printable(name: str) -> str:

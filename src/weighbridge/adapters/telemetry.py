@@ -5,15 +5,18 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import Literal
 
+import orjson
 from structlog.typing import FilteringBoundLogger
 
+from weighbridge.adapters.http.problems import BEGINNING, Reply
 from weighbridge.adapters.http.request_ids import RequestIds
-from weighbridge.adapters.metrics import RequestMetrics, RouteMetrics
+from weighbridge.adapters.metrics import NO_MODEL, RequestMetrics, RouteMetrics
 
 Shed = Literal["queue", "buffers", "in_flight"]
 """Why a request is refused for overload: its estimated wait, the buffered bytes, or the requests in hand."""
 
 _TELL_SECONDS = 1.0
+_LONGEST_PLACE = 200  # characters: the names of columns may be of any length
 _UNAVAILABLE = int(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -41,9 +44,10 @@ class RequestTelemetry:
         self._slow_seconds = slow_ms / 1000 if policy == "failed" else float("inf")
 
     def finished(
-        self, route: RouteMetrics, request_id: str, method: bytes, path: bytes, status: int, seconds: float
+        self, route: RouteMetrics, request_id: str, method: bytes, path: bytes, reply: Reply, seconds: float
     ) -> None:
         """Count a request that was answered, and log it if the policy wants that; `path` as it came on the wire."""
+        status = reply[0]
         route.observe(status, seconds)
         if status == _UNAVAILABLE:
             self._turn_away(status)
@@ -57,6 +61,8 @@ class RequestTelemetry:
                 path=path[:200].decode("ascii", "backslashreplace"),
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
+                **({} if route.model is NO_MODEL else {"model": route.model.name, "version": route.model.version}),
+                **(_told_in(reply[2]) if status >= HTTPStatus.BAD_REQUEST else {}),
             )
 
     def _turn_away(self, status: int) -> None:
@@ -87,3 +93,17 @@ class RequestTelemetry:
     def expired(self) -> None:
         """Count that a request got no answer by its deadline."""
         self.metrics.expired()
+
+
+def _told_in(body: bytes) -> dict[str, str]:
+    """The code of a problem and the place of its first error: read from the reply, so that others pay nothing for it.
+
+    Neither is of the input; what else a problem says need not be in the log.
+    """
+    if not body.startswith(BEGINNING):
+        return {}
+    problem = orjson.loads(body)
+    told = {"code": problem["code"]}
+    for error in problem.get("errors", [])[:1]:
+        told["place"] = ".".join(map(str, error["loc"]))[:_LONGEST_PLACE]
+    return told

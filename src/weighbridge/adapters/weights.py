@@ -12,4 +12,5 @@ class SettingsWeights:
 
     def load(self) -> Weights:
         """The weights that the settings hold. Raises InvalidWeights."""
-        return Weights(self._settings.weights)
+        weights = self._settings.weights
+        return Weights(() if weights == "off" else weights)

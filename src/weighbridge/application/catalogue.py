@@ -24,7 +24,7 @@ class VersionEntry:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """How the live version of a model is called: `inline`, in the workers, or by so many runners.
+    """How the live version of a model is called: `inline`, in the workers, or by so many runners; in a `thread`.
 
     A call of n rows took about `call_seconds` and n times `row_seconds` when the version was opened. Where requests
     share calls, their rows were shown to get the same answers alone and together.
@@ -56,4 +56,4 @@ Entries = Mapping[str, ModelEntry]
 """All models by name."""
 
 EMBEDDED = ModelEntry("default", "embedded", None, (VersionEntry("embedded", VersionState.LIVE),))
-"""The model that is always there."""
+"""The model of the setting `weights`."""

@@ -48,7 +48,7 @@ class FeaturesNotFinite(WeighbridgeError):
     """A row, the first such being at index `row`, holds an infinity or what is not a number."""
 
     def __init__(self, *, row: int) -> None:
-        super().__init__(f"expected finite features in row {row}, got one that is not")
+        super().__init__(f"Row {row} holds an infinity or NaN; send finite numbers")
         self.row = row
 
 
@@ -61,7 +61,7 @@ class FeatureTooLarge(WeighbridgeError):
 
     def __init__(self, *, most: str, column: str, row: int | None = None) -> None:
         where = "" if row is None else f" in row {row}"
-        super().__init__(f"expected a magnitude of at most {most} for {column}{where}, got a greater one")
+        super().__init__(f"The value of {column}{where} is too large; the model takes magnitudes of at most {most}")
         self.most = most
         self.row = row
         self.column = column
@@ -82,7 +82,7 @@ class PredictionNotFinite(WeighbridgeError):
 
     def __init__(self, *, row: int | None = None) -> None:
         where = "" if row is None else f" for row {row}"
-        super().__init__(f"expected a finite prediction{where}, got an overflow; send features of smaller magnitude")
+        super().__init__(f"The prediction{where} is infinite or not a number; send features of smaller magnitude")
         self.row = row
 
 
@@ -94,32 +94,34 @@ class ModelNotFound(WeighbridgeError):
     """There is no model of the name that was asked for."""
 
     def __init__(self) -> None:
-        super().__init__("expected the name of a model, got another; see /models for those there are")
+        super().__init__("No such model; GET /models lists them")
 
 
 class VersionNotFound(WeighbridgeError):
     """The model has no version of the name that was asked for."""
 
     def __init__(self) -> None:
-        super().__init__("expected a version of the model, got another; see the model's page for those there are")
+        super().__init__("The model has no such version; GET /models lists them")
 
 
 class VersionNotLive(WeighbridgeError):
     """The model has the version, but it is not loaded: another one is live."""
 
     def __init__(self, *, live: str) -> None:
-        super().__init__(f"expected the version that is live, {live}, got another; it has to be activated first")
+        super().__init__(
+            f"Version {live} is live; leave the version out of the path, or have the other version activated"
+        )
 
 
 class NothingToRollBack(WeighbridgeError):
     """No other version of the model was live before the one that is."""
 
     def __init__(self) -> None:
-        super().__init__("expected a version that was live before this one, got none; activate one by its number")
+        super().__init__("No other version was live before; activate a version by its number")
 
 
 class ModelRefused(WeighbridgeError):
-    """A version of a model cannot be served; the message says which file, what was expected and what came.
+    """A version of a model cannot be served; the message names the file and the reason.
 
     It speaks to operators: no client of the data plane sees it. Whatever a file or a library says in it, the message is
     one line of bounded length.
@@ -134,14 +136,16 @@ class InferenceFailed(WeighbridgeError):
     """The model raised, or gave what its signature does not say; the cause is for the log, not for the client."""
 
     def __init__(self) -> None:
-        super().__init__("the model failed on rows that fit its signature; the service's log has the cause")
+        super().__init__("The model failed on rows that fit its signature; the service's log has the cause")
 
 
 class ModelCrashed(WeighbridgeError):
     """The process that called the model has ended before it gave the outputs."""
 
     def __init__(self) -> None:
-        super().__init__("The model's process ended during the call; it is replaced, so the request may be sent again")
+        super().__init__(
+            "The model's process ended during the call and is being replaced; the request may be sent again"
+        )
 
 
 class ModelUnavailable(WeighbridgeError):

@@ -36,15 +36,15 @@ class Column:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise InvalidSignature("expected a name for each column, got an empty one")
+            raise InvalidSignature("a column has an empty name")
         if any("\ud800" <= char <= "\udfff" for text in (self.name, *(self.categories or ())) for char in text):
-            raise InvalidSignature(f"expected names and categories in Unicode, got half a character: {self.name!a}")
+            raise InvalidSignature(f"names and categories must be valid Unicode: {self.name!a}")
         if self.width is not None and (self.width < 1 or self.nullable):
-            raise InvalidSignature(f"expected column {self.name} to have a positive width and no nulls")
+            raise InvalidSignature(f"column {self.name}: a vector has a positive width and no nulls")
         if self.categories is not None and (
             self.kind is not Kind.STRING or not self.categories or len({*self.categories}) < len(self.categories)
         ):
-            raise InvalidSignature(f"expected column {self.name} to be of type string to have distinct categories")
+            raise InvalidSignature(f"column {self.name}: categories must be distinct, and the column of type string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Signature:
             if not columns:
                 raise InvalidSignature(f"expected one or more {side}s, got none")
             if len({column.name for column in columns}) < len(columns):
-                raise InvalidSignature(f"expected {side}s with names of their own, got one name twice")
+                raise InvalidSignature(f"two {side}s have the same name")
         [first, *others] = self.inputs
         derived = {
             "vector": first if first.width is not None and not others else None,

@@ -20,7 +20,7 @@ class Weights:
             raise InvalidWeights("expected one or more weights, got none")
         for position, value in enumerate(self.values):
             if not isfinite(value):
-                raise InvalidWeights(f"expected finite weights, got one that is not at position {position}")
+                raise InvalidWeights(f"the weight at position {position} is not a finite number")
 
     def __len__(self) -> int:
         return len(self.values)

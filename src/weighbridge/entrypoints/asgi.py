@@ -49,7 +49,8 @@ def create_app(container: Container | None = None) -> FastAPI:
     app.state.container = container
     app.state.max_body_bytes = container.settings().max_body_bytes
     app.state.calls = {}
-    for resource in (index, health, prediction, model_routes, openapi):
+    embedded = (prediction,) if container.settings().has_embedded else ()
+    for resource in (index, health, *embedded, model_routes, openapi):
         app.include_router(resource.router)
     install_handlers(app)
     app.add_middleware(Envelope, telemetry=container.telemetry, deadline_ms=container.settings().deadline_ms)
@@ -104,15 +105,17 @@ def _lead_to(lane: Lane, opened: Opened) -> None:
 @asynccontextmanager
 async def _opened_models(models: ModelHost, container: Container) -> AsyncIterator[None]:
     """Have all models answer meanwhile; without a supervisor, with runners of this process. Raises ModelRefused."""
-    live = container.live()
+    live, opened = container.live(), container.opened()
     try:
-        await _install(models, EMBEDDED_LABEL.name, Placed(EMBEDDED_LABEL.version, _EMBEDDED_SLICE_ROWS))
+        if container.settings().has_embedded:
+            await _install(models, EMBEDDED_LABEL.name, Placed(EMBEDDED_LABEL.version, _EMBEDDED_SLICE_ROWS))
         if live is None:
             async with _own_runners(models, container):
                 yield
         else:
             for name, placed in live.items():
                 await _install(models, name, placed)
+                opened()
             yield
     finally:
         await container.clients().close()

@@ -1,12 +1,13 @@
-"""The command `weighbridge`: 0 when it did what it was asked, 2 for a wrong call, 3 when the service cannot start.
+"""The command `weighbridge`. It exits with 0 on success, 2 for a wrong call, and 3 when the service cannot start.
 
-1 when a service that runs was asked for something, and did not do it.
+1 when a service that runs, or a model, was asked for something and did not do it.
 """
 
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import click
@@ -15,6 +16,8 @@ from weighbridge import __version__
 from weighbridge.entrypoints.operations import Failed, Service, table
 from weighbridge.settings import InvalidSettings, Settings
 
+_FAILED = 1
+_WRONG_CALL = 2
 _CANNOT_START = 3
 
 
@@ -28,15 +31,16 @@ def main() -> None:
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", help="Port to listen on; 0 picks a free one.")
 @click.option("--workers", help="Processes that answer requests; 0 does everything in the one process.")
-@click.option("--weights", help="Weights of the embedded model, a JSON array.")
-@click.option("--models", help="Directory of trained models, to be served next to the embedded one.")
+@click.option("--weights", help="Weights of the embedded model, a JSON array; off does without it.")
+@click.option("--models", help="Directory of trained models, to be served beside the embedded one.")
 @click.option("--log-level", help="Least severe level to log: debug, info, warning or error.")
 @click.option("--log-format", help="json, console, or auto: console on a terminal.")
 @click.option("--log-requests", help="Which requests to log: failed (and slow) ones, all or none.")
 def serve(**flags: Any) -> None:
-    """Serve the model over HTTP until SIGTERM or SIGINT.
+    """Serve models over HTTP until SIGTERM or SIGINT.
 
-    A flag wins over its environment variable, such as WEIGHBRIDGE_PORT, and that over the file WEIGHBRIDGE_CONFIG.
+    A flag takes precedence over its environment variable, such as WEIGHBRIDGE_PORT, and the variable over the file
+    that WEIGHBRIDGE_CONFIG names.
     """
     from weighbridge.entrypoints.serve import serve
     from weighbridge.server.supervisor.rollouts import CannotStart
@@ -44,14 +48,43 @@ def serve(**flags: Any) -> None:
     try:
         serve({name: value for name, value in flags.items() if value is not None})
     except (InvalidSettings, CannotStart) as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("features", nargs=-1, required=True, type=float)
-@click.option("--scale-factor", type=float, default=1.0, show_default=True, help="What the score is multiplied by.")
-def predict(features: tuple[float, ...], scale_factor: float) -> None:
-    """Score one row without a server, with the weights of the settings."""
+@click.argument("arguments", nargs=-1, required=True, metavar="FEATURES... | MODEL FILE")
+@click.option("--models", help="Directory of trained models.")
+@click.option("--scale-factor", type=float, help="What the score of FEATURES is multiplied by; 1.0 by default.")
+def predict(arguments: tuple[str, ...], models: str | None, scale_factor: float | None) -> None:
+    """Predict without a server.
+
+    FEATURES are one row for the embedded model. MODEL is a model of the directory, and FILE has a row or an array of
+    rows for it, as JSON; - is standard input.
+
+    The first argument is a MODEL if --models is given, or if it is no number.
+    """
+    for argument in arguments:
+        if argument[:1] == "-" and argument != "-" and not _is_number(argument):
+            raise click.NoSuchOption(argument)
+    if models is None and _is_number(arguments[0]):
+        _predict_row(list(map(click.FLOAT, arguments)), 1.0 if scale_factor is None else scale_factor)
+        return
+    match arguments:
+        case (name, file) if scale_factor is None:
+            _predict_file(name, file, _load() if models is None else _load(models=models))
+        case _:
+            raise click.UsageError("expected MODEL and FILE, and no --scale-factor")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _predict_row(features: list[float], scale_factor: float) -> None:
     from pydantic import ValidationError
 
     from weighbridge.adapters.http.prediction import ModelInput
@@ -60,9 +93,9 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
     from weighbridge.domain.errors import WeighbridgeError
 
     settings = _load()
-    use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
     try:
-        row = ModelInput(features=list(features), scale_factor=scale_factor)
+        use_case = PredictUseCase(SettingsWeights(settings).load(), max_rows=settings.max_rows)
+        row = ModelInput(features=features, scale_factor=scale_factor)
         click.echo(use_case(row.features, row.scale_factor))
     except ValidationError as exc:
         [error, *_] = exc.errors()
@@ -71,9 +104,30 @@ def predict(features: tuple[float, ...], scale_factor: float) -> None:
         raise click.UsageError(str(exc)) from exc
 
 
+def _predict_file(name: str, file: str, settings: Settings) -> None:
+    from weighbridge.domain.errors import ModelRefused
+    from weighbridge.entrypoints.prediction import predict
+
+    try:
+        with click.open_file(file, "rb") as opened:
+            body = opened.read()
+    except OSError as exc:
+        raise click.UsageError(f"{file}: {exc.strerror}") from exc
+    try:
+        status, _, reply = predict(settings, name, body)
+    except ModelRefused as exc:
+        _end(_CANNOT_START, str(exc))
+    if status >= HTTPStatus.BAD_REQUEST:
+        problem = json.loads(reply)
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['message']}" for item in problem.get("errors", ())]
+        code = _FAILED if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _WRONG_CALL
+        _end(code, *(f"{problem['code']}: {line}" for line in wrong or [problem["detail"]]))
+    click.echo(reply)
+
+
 @main.command()
 def check() -> None:
-    """Say whether the settings are valid and the models can be found, and print all settings."""
+    """Check the settings and the models, and print all settings."""
     from weighbridge.adapters import catalogue
     from weighbridge.adapters.repository import Repository
     from weighbridge.adapters.system.sandbox import Sandbox
@@ -86,7 +140,7 @@ def check() -> None:
     try:
         catalogue.check(Repository(settings.models, settings.load_memory_bytes).scan())
     except ModelRefused as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
 
 
 def _in_toml(value: Any) -> str:
@@ -109,28 +163,29 @@ def openapi() -> None:
 
     container = Container(settings=_load())
     repository = container.repository()
-    parts = [describe_model(*EMBEDDED_LABEL, container.embedded().signature)]
+    parts = []
+    if container.settings().has_embedded:
+        parts.append(describe_model(*EMBEDDED_LABEL, container.embedded().signature))
     try:
         for name, version in catalogue.wanted(repository.scan()).items():
-            signature = repository.manifest(name, version).signature()
-            golden = catalogue.golden_row(repository, name, version)
-            parts.append(describe_model(name, version, signature, golden))
+            manifest = repository.manifest(name, version)
+            parts.append(describe_model(name, version, manifest.signature(), manifest))
     except ModelRefused as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
     click.echo(json.dumps(describe(create_app(container), parts), indent=2))
 
 
 @main.group()
 def models() -> None:
-    """Ask a service that runs about its models, by way of its admin listener."""
+    """Operate on the models of a running service, through its admin listener."""
 
 
-_of_service = click.option("--url", help="Admin listener of the service; without it that of the settings.")
+_of_service = click.option("--url", help="Admin listener, http://HOST:PORT; by default that of the settings.")
 
 
 @models.command("list")
 @_of_service
-@click.option("--json", "as_json", is_flag=True, help="Print all that the service says.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reply of the service as JSON.")
 def list_models(url: str | None, *, as_json: bool) -> None:
     """Print all models with their versions."""
     with _service(url) as service:
@@ -153,7 +208,7 @@ def activate(name: str, version: str, url: str | None) -> None:
 @click.argument("name")
 @_of_service
 def rollback(name: str, url: str | None) -> None:
-    """Make live again what was so before."""
+    """Make the previous version of a model live again."""
     with _service(url) as service:
         click.echo(service.rollback(name))
 
@@ -162,7 +217,7 @@ def rollback(name: str, url: str | None) -> None:
 @click.argument("name")
 @_of_service
 def reload(name: str, url: str | None) -> None:
-    """Make live what the directory of a model says, opened anew if it has changed."""
+    """Read the directory of a model again; if its live version has changed, open it anew."""
     with _service(url) as service:
         click.echo(service.reload(name))
 
@@ -174,18 +229,17 @@ def _service(url: str | None) -> Iterator[Service]:
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     except Failed as exc:
-        click.echo(f"weighbridge: {exc}", err=True)
-        sys.exit(1)
+        _end(_FAILED, str(exc))
 
 
 def _load(**flags: Any) -> Settings:
     try:
         return Settings.load(**flags)
     except InvalidSettings as exc:
-        _cannot_start(str(exc))
+        _end(_CANNOT_START, *str(exc).splitlines())
 
 
-def _cannot_start(why: str) -> NoReturn:
-    for line in why.splitlines():
+def _end(code: int, *lines: str) -> NoReturn:
+    for line in lines:
         click.echo(f"weighbridge: {line}", err=True)
-    sys.exit(_CANNOT_START)
+    sys.exit(code)

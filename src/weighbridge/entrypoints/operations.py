@@ -24,10 +24,10 @@ class Service:
 
     def __init__(self, url: str | None, settings: Settings) -> None:
         if url is None and not isinstance(settings.admin_port, int):
-            raise ValueError("expected WEIGHBRIDGE_ADMIN_PORT to be the port of the service, got off; --url names it")
+            raise ValueError("WEIGHBRIDGE_ADMIN_PORT is off; give the address of the admin listener by --url")
         parts = urlsplit(url or f"http://{_bracketed(settings.admin_host)}:{settings.admin_port}")
         if parts.scheme != "http" or not _ADDRESS.fullmatch(parts.netloc) or parts.path not in {"", "/"}:
-            raise ValueError("--url: expected http://, a host and a port, got another")
+            raise ValueError("--url: expected http://HOST:PORT")
         self._host, self._port = parts.hostname or "", parts.port or 80
         secret = settings.admin_token
         self._headers = {} if secret is None else {"Authorization": f"Bearer {secret.get_secret_value()}"}
@@ -59,9 +59,7 @@ class Service:
             reply = json.loads(response.read())
         except (OSError, HTTPException, ValueError) as exc:
             where = f"http://{_bracketed(self._host)}:{self._port}"
-            raise Failed(
-                f"expected the admin listener of a service at {where}, got {exc or type(exc).__name__}"
-            ) from exc
+            raise Failed(f"no admin listener answers at {where}: {exc or type(exc).__name__}") from exc
         finally:
             connection.close()
         if response.status != _SUCCESS:
@@ -83,9 +81,9 @@ def table(models: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def _told(outcome: dict[str, Any]) -> str:
-    before = "" if outcome["previous"] is None else f", before it {outcome['previous']}"
-    until = "" if outcome["persisted"] else "; its directory cannot be written, so this holds until the next restart"
-    return f"{outcome['model']}: {outcome['live']} is live{before}{until}"
+    before = "" if outcome["previous"] is None else f" (before: {outcome['previous']})"
+    until = "" if outcome["persisted"] else "; rollout.toml cannot be written, so this lasts until the next restart"
+    return f"{outcome['model']}: version {outcome['live']} is live{before}{until}"
 
 
 def _segment(name: str) -> str:

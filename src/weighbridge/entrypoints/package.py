@@ -6,7 +6,7 @@ import platform
 import secrets
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from weighbridge.adapters.artefact import Artefact
 from weighbridge.adapters.golden import GoldenRows, check_count
 from weighbridge.adapters.inference import infer
-from weighbridge.adapters.manifest import MANIFEST, NAME, VERSION, ColumnSpec, Golden, Manifest, RuntimeName, Value
+from weighbridge.adapters.manifest import (
+    MANIFEST,
+    NAME,
+    VERSION,
+    About,
+    ColumnSpec,
+    Golden,
+    Manifest,
+    RuntimeName,
+    Value,
+)
 from weighbridge.adapters.runtimes import Packed, Runtime, Trust, runtime
 from weighbridge.application.catalogue import EMBEDDED
 from weighbridge.application.ports import Model
@@ -37,10 +47,18 @@ _BY_LIBRARY: tuple[RuntimeName, ...] = (
 _METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba"}
 
 
-def package(model: Any, directory: str | Path, *, example: Any, trusted_types: Sequence[str] = ()) -> Path:
+def package(
+    model: Any,
+    directory: str | Path,
+    *,
+    example: Any,
+    trusted_types: Sequence[str] = (),
+    about: Mapping[str, str | None],
+) -> Path:
     """As `weighbridge.package` says."""
     target = Path(directory).absolute()
     _check_place(target)
+    told = dict(About.checked(about, "what people are told"))
     described = infer(example)
     name = _runtime_of(model)
     library = runtime(name)
@@ -58,7 +76,7 @@ def package(model: Any, directory: str | Path, *, example: Any, trusted_types: S
         columns = tuple(map(_as_wide_as, packed.outputs, outputs))
         signature = Signature(described.inputs, columns)
         golden = [_golden(signature, rows, outputs, place) for place in chosen]
-        manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden})
+        manifest = _manifest(name, packed, described.inputs, columns).model_copy(update={"golden": golden, **told})
         _check_apart(loaded, manifest, [places[place] for place in chosen])
     given = example.iloc[places] if hasattr(example, "iloc") else np.asarray(example)[places]
     _compare(model, given, {column.name: values for column, values in zip(columns, outputs, strict=True)})
@@ -72,7 +90,7 @@ def _packed(library: Runtime, model: Any, inputs: tuple[Column, ...]) -> Packed:
     except (ModelRefused, OSError):  # a file that is not there says so itself
         raise
     except Exception as exc:
-        raise ModelRefused(f"expected a fitted model, got {type(model).__name__} of which is said: {exc}") from exc
+        raise ModelRefused(f"{type(model).__name__} cannot be packaged; is it fitted? {exc}") from exc
 
 
 def _manifest(name: RuntimeName, packed: Packed, inputs: tuple[Column, ...], outputs: tuple[Column, ...]) -> Manifest:
@@ -96,13 +114,13 @@ def _check_place(target: Path) -> None:
     if not NAME.fullmatch(name) or not VERSION.fullmatch(version):
         raise ModelRefused(f"expected a directory NAME/VERSION, such as models/churn/1, got {name}/{version}")
     if name == EMBEDDED.name:
-        raise ModelRefused(f"expected a name other than {name}, which is the embedded model's")
+        raise ModelRefused(f"the name {name} is taken by the embedded model; choose another")
     if os.path.lexists(target):
         raise _is_there(target)
 
 
 def _is_there(target: Path) -> ModelRefused:
-    return ModelRefused(f"expected a version that is not there yet, got {target}; versions stay: take the next number")
+    return ModelRefused(f"{target} exists, and versions are never overwritten; take the next number")
 
 
 def _unknown(model: object) -> ModelRefused:
@@ -128,7 +146,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 def _predict(model: Model, signature: Signature, rows: Rows) -> Outputs:
     """What the model gives for all rows, once it has taken the first alone and twice."""
-    unfit = "expected an example that the model takes, got one that it does not"
+    unfit = "The model does not take the example"
     _ask(model, signature, rows[:1], unfit)
     _ask(
         model,
@@ -138,7 +156,7 @@ def _predict(model: Model, signature: Signature, rows: Rows) -> Outputs:
     )
     outputs = _ask(model, signature, rows, unfit)
     if any(values.dtype == np.float64 and not np.isfinite(values).all() for values in outputs):
-        raise ModelRefused("expected finite predictions for the example, got others")
+        raise ModelRefused("The predictions for the example are not all finite")
     return outputs
 
 
@@ -177,8 +195,8 @@ def _compare(model: Any, example: Any, outputs: dict[str, NDArray[Any]]) -> None
         same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6) if close else np.array_equal(ours, theirs)
         if not same or ours.shape != theirs.shape:
             raise ModelRefused(
-                f"expected the {name} that the model itself gives for the example, got others; a null "
-                "reaches the model as NaN, so fit it with NaN in place of None"
+                f"The packaged model and the model itself differ in the {name} for the example; a null reaches the "
+                "model as NaN, so fit it with NaN in place of None"
             )
 
 

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import click
-import uvloop
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
@@ -19,7 +18,10 @@ from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.adapters.series import MEMORY_BYTES
+from weighbridge.adapters.system.event_loop import new_event_loop
+from weighbridge.adapters.system.orphans import reaping
 from weighbridge.adapters.system.priority import wake_gently
+from weighbridge.adapters.system.processes import NEEDED, can_be_started
 from weighbridge.adapters.system.sandbox import Sandbox
 from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor.control import ControlPlane, Fleet, Operator, serve_control
@@ -49,8 +51,9 @@ def serve(flags: Mapping[str, Any], *, worker: Sequence[str] = WORKER) -> None:
     tls_context(settings)  # so that files which cannot be used are told before anything starts
     listener = inherited or _listen(settings, flags)
     ports = _Ports(settings, listener, listen_for_admin(settings), inherited=inherited is not None)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_supervise(ports, worker, flags) if settings.workers else _serve_alone(ports))
+    supervised = settings.workers > 0 and can_be_started()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_supervise(ports, worker, flags) if supervised else _serve_alone(ports))
 
 
 class _Ports:
@@ -89,7 +92,7 @@ class _Ports:
             logger.info("admin_listening", url=url_of(self._admin, secure=False))
         logger.info("listening", url=self._url)
         if os.isatty(1):
-            click.echo(_welcome(self._url, self.settings), err=True)
+            click.echo(welcome(self._url, self.settings), err=True)
         notify("READY=1")
         self._watchdog = asyncio.ensure_future(feed_watchdog())
 
@@ -114,6 +117,7 @@ async def _supervise(ports: _Ports, worker: Sequence[str], flags: Mapping[str, A
         async with (
             ports.administered(supervisor, rollouts, lambda: logger),
             watching(settings, rollouts.reconcile, lambda: logger),
+            reaping(lambda: runners.children | {worker.pid for worker in supervisor.workers()}),
         ):
             try:
                 await supervisor.run(lambda: ports.announce(logger))
@@ -126,9 +130,11 @@ async def _serve_alone(ports: _Ports) -> None:
     from weighbridge.entrypoints.asgi import create_app
     from weighbridge.server.alone import Alone
 
-    settings = ports.settings
+    settings = ports.settings.model_copy(update={"workers": 0})
     memory, live = bytearray(MEMORY_BYTES), dict[str, Placed]()
     container = Container(settings=settings, memory=memory, live=live)
+    if ports.settings.workers:
+        container.logger().warning("workers_not_started", workers=ports.settings.workers, reason=NEEDED)
     runners = Runners(settings, container.logger())
     rollouts = Rollouts(container.repository(), runners, settings, container.logger())
 
@@ -140,6 +146,7 @@ async def _serve_alone(ports: _Ports) -> None:
     async with (
         ports.administered(alone, rollouts, container.logger),
         watching(settings, rollouts.reconcile, container.logger),
+        reaping(lambda: runners.children),
     ):
         try:
             await alone.run(lambda: ports.announce(container.logger()))
@@ -161,28 +168,32 @@ def _listen(settings: Settings, flags: Mapping[str, Any]) -> socket.socket:
     try:
         return listen(settings.host, settings.port)
     except CannotListen as exc:
-        field, got, expected = (
-            ("host", repr(settings.host), "an address of this machine")
-            if exc.host_is_wrong
-            else ("port", settings.port, "a port that can be listened on")
-        )
+        field, on = ("host", repr(settings.host)) if exc.host_is_wrong else ("port", f"port {settings.port}")
         name = f"--{field}" if field in flags else f"WEIGHBRIDGE_{field.upper()}"
-        raise InvalidSettings(f"{name}: expected {expected}, got {got}: {exc}") from exc
+        raise InvalidSettings(f"{name}: cannot listen on {on}: {exc}") from exc
 
 
 def _occupy_standard_streams() -> None:
-    """Put the null device where a standard stream is closed: the next socket would stand there, and be logged into."""
+    """Put the null device where a standard stream is closed, for workers too.
+
+    The next socket would stand there, and be logged into; libuv aborts a process that closes a descriptor so low.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            os.set_inheritable(null, True)
 
 
-def _welcome(url: str, settings: Settings) -> str:
-    row = json.dumps({"features": [1.0] * len(settings.weights)})
+def welcome(url: str, settings: Settings) -> str:
+    """The text for a terminal: where the service answers, and a request to try."""
+    attempt = f"{url}/models"
+    if settings.has_embedded:
+        row = json.dumps({"features": [1.0] * len(settings.weights)})
+        attempt = f"{url}/predict -H 'Content-Type: application/json' -d '{row}'"
     return f"""
   Weighbridge {__version__} answers at {url}
   Docs: {url}/docs
-  Try:  curl {url}/predict -H 'Content-Type: application/json' -d '{row}'
+  Try:  curl {attempt}
 """

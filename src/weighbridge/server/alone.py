@@ -12,11 +12,12 @@ from starlette.types import ASGIApp
 
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, process_families
+from weighbridge.adapters.system.allocator import tune_memory
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Stopping
 from weighbridge.server.edge.gate import Gate
 from weighbridge.server.edge.opening import NoModels, Opening
-from weighbridge.server.edge.worker import DataPlane, tune_memory
+from weighbridge.server.edge.worker import DataPlane
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.runner.runners import connect
@@ -65,10 +66,13 @@ class Alone:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with suppress(Stopping):
-            await self._rollouts.changing.acquire()  # until it has started
-            await self._rollouts.start(self)
-            await self._serve()
+        try:
+            with suppress(Stopping):
+                await self._rollouts.changing.acquire()  # until it has started
+                await self._rollouts.start(self)
+                await self._serve()
+        finally:
+            self._rollouts.stop()
 
     async def _serve(self) -> None:
         try:
@@ -98,20 +102,19 @@ class Alone:
         processes = process_families([status], {}, self._settings)
         return Totals().exposition([self._memory], [*processes, *self._rollouts.metrics()])
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
+    async def prepare(self, hosted: Hosted) -> None:
         """Make ready for a version. Raises ModelRefused."""
         seconds = self._settings.load_timeout
         try:
             async with asyncio.timeout(seconds):
-                await self._opening.prepare(name, hosted.placed)
+                await self._opening.prepare(hosted.name, hosted.placed)
         except TimeoutError as exc:
-            raise ModelRefused(
-                f"models/{name}/{hosted.version}: expected it to open within {seconds:g} s, got one that did not"
-            ) from exc
+            path = f"models/{hosted.name}/{hosted.version}"
+            raise ModelRefused(f"{path}: it did not open within {seconds:g} s") from exc
         for runner in hosted.ready:
             self.connect(hosted, runner)
 
-    async def commit(self) -> None:
+    async def commit(self, _hosted: Hosted) -> None:
         """Serve it."""
         self._opening.install()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weighbridge.adapters.runners.terms import Placed
-from weighbridge.application.catalogue import EMBEDDED, ModelEntry
+from weighbridge.application.catalogue import ModelEntry
 
 
 class Stopping(Exception):
@@ -26,4 +26,4 @@ class Catalogue:
     """The versions that are `live`, by the names of their models, the embedded one aside; and the catalogue of all."""
 
     live: Mapping[str, Placed] = field(default_factory=dict)
-    entries: Mapping[str, ModelEntry] = field(default_factory=lambda: {EMBEDDED.name: EMBEDDED})
+    entries: Mapping[str, ModelEntry] = field(default_factory=dict)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Self
 
+from weighbridge.adapters.system.sockets import CLOSE_ON_EXEC, message_pair
+
 _LONGEST_MESSAGE = 64 * 1024
 
 
@@ -15,10 +17,12 @@ class Word(Enum):
 
     # From the supervisor to a worker
     START = b"start"  # with the settings, and the descriptors of the scoreboard and the catalogue
-    CONNECTIONS = b"connections"  # with a number that no other has, and descriptors; from a worker that retires, too
+    # with a number that no other has, perhaps KEPT, and descriptors; without a number where a worker hands them back
+    CONNECTIONS = b"connections"
     DRAIN = b"drain"  # serve on, but ask every client to leave
     CLOSE = b"close"  # finish what is in hand, and end
     RETIRE = b"retire"  # the same, but hand back the connections that are at rest
+    SHARE = b"share"  # with a number: hand back so many connections as they come to rest, and serve on
     PREPARE = b"prepare"  # with a number, a model, and the descriptor of where it is called: be ready to serve it
     COMMIT = b"commit"  # with a number: serve what was prepared
     ABORT = b"abort"  # forget what was prepared
@@ -42,11 +46,14 @@ class Word(Enum):
 Message = tuple[Word, str, list[int]]
 """A word, the text after it, and descriptors that are the receiver's to close."""
 
+KEPT = "kept"
+"""Said of connections that have had a request: they may rest for longer than those that never had one."""
+
 MOST_DESCRIPTORS = 64
 """What one message may bring along; Linux' own limit is 253."""
 
 _SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
-_LOOK = socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+_LOOK = socket.MSG_PEEK | CLOSE_ON_EXEC
 
 
 class NoRoom(Exception):
@@ -63,7 +70,7 @@ class Channel:
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
         """Two ends."""
-        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        one, other = message_pair()
         return cls(one), cls(other)
 
     def fileno(self) -> int:

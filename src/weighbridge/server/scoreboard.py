@@ -6,6 +6,7 @@ import os
 from typing import Self
 
 from weighbridge.adapters.series import MEMORY_BYTES
+from weighbridge.adapters.system.memory import shared
 
 
 class Vitals(ctypes.Structure):
@@ -16,7 +17,7 @@ class Vitals(ctypes.Structure):
     """
 
     _fields_ = (
-        ("beats", ctypes.c_uint64),  # goes up a few times a second while the event loop runs
+        ("beats", ctypes.c_uint64),  # goes up with each step of the start, then with time while the event loop runs
         ("closed", ctypes.c_uint64),  # connections that have ended or were handed back, from the start
         ("in_flight", ctypes.c_uint64),  # requests that the application works on
         ("buffered_bytes", ctypes.c_uint64),  # what all connections buffer
@@ -42,10 +43,9 @@ class Scoreboard:
 
     @classmethod
     def create(cls) -> Self:
-        """A new one, all zero, in memory that no file system holds."""
-        descriptor = os.memfd_create("weighbridge-worker")
+        """A new one, all zero, in memory that no file system holds. Raises OSError."""
+        descriptor = shared("worker", ctypes.sizeof(Vitals) + MEMORY_BYTES)
         try:
-            os.ftruncate(descriptor, ctypes.sizeof(Vitals) + MEMORY_BYTES)
             return cls(descriptor)
         except OSError:
             os.close(descriptor)

@@ -49,7 +49,7 @@ def part_that_took_too_long(connection: Wire) -> str:
     assert (reply.status, reply.code) == (408, "request_timeout")
     assert reply["connection"] == "close"
     assert connection.rest() == b""
-    part = re.search("expected the whole (head|body) of the request sooner", reply.body.decode())
+    part = re.search("The (head|body) of the request did not arrive in time", reply.body.decode())
     assert part
     return part[1]
 

@@ -84,14 +84,14 @@ MANNERS: dict[str, Callable[[Case], bytes]] = {
         head(Case(case.name, case.method, "http://x" + case.path, ANY_STATUS, headers=case.headers), _length(case))
         + (case.body or b"")
     ),
+    "with the offer of another protocol": lambda case: (
+        head(case, _length(case), "connection: upgrade", "upgrade: h2c") + (case.body or b"")
+    ),
     "between others": lambda case: plain(_row()) + plain(case) + head(_missing()) + plain(_row()),
 }
 
 LAST_MANNERS: dict[str, Callable[[Case], bytes]] = {
     "on a connection to be closed": lambda case: head(case, _length(case), "connection: close") + (case.body or b""),
-    "with an upgrade": lambda case: (
-        head(case, _length(case), "connection: upgrade", "upgrade: h2c") + (case.body or b"")
-    ),
     "in HTTP/1.0": lambda case: head(case, _length(case), version="1.0") + (case.body or b""),
 }
 

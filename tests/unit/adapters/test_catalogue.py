@@ -1,10 +1,8 @@
-from pathlib import Path
-
 import pytest
 
 from weighbridge.adapters.catalogue import entries, golden_row, wanted
-from weighbridge.adapters.manifest import Rollout
-from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
+from weighbridge.adapters.manifest import Manifest, Rollout
+from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelRefused
 
@@ -66,18 +64,11 @@ def test_the_catalogue_has_every_version_with_its_state() -> None:
     }
 
 
-def test_the_golden_row_has_every_input_and_null_where_the_manifest_has_none(tmp_path: Path) -> None:
-    version = tmp_path / "churn" / "1"
-    version.mkdir(parents=True)
-    (version / "model.toml").write_text(MANIFEST + GOLDEN)
+def test_the_golden_row_has_every_input_and_null_where_the_manifest_has_none() -> None:
+    manifest = Manifest.read((MANIFEST + GOLDEN).encode(), "model.toml")
 
-    assert golden_row(Repository(tmp_path), "churn", "1") == {"age": 30, "income": None}
+    assert golden_row(manifest) == {"age": 30, "income": None}
 
 
-def test_there_is_no_golden_row_without_one_in_the_manifest_nor_without_a_manifest(tmp_path: Path) -> None:
-    version = tmp_path / "churn" / "1"
-    version.mkdir(parents=True)
-    (version / "model.toml").write_text(MANIFEST)
-
-    assert golden_row(Repository(tmp_path), "churn", "1") is None
-    assert golden_row(Repository(tmp_path), "churn", "2") is None
+def test_there_is_no_golden_row_without_one_in_the_manifest() -> None:
+    assert golden_row(Manifest.read(MANIFEST.encode(), "model.toml")) is None

@@ -30,7 +30,7 @@ def test_it_says_to_the_bit_what_the_use_case_says(rows: list[list[float]]) -> N
 
 def test_the_embedded_model_is_there_and_the_others_are_where_they_were() -> None:
     embedded, churn = embedded_model(WEIGHTS), constant(CHURN, 0.5)
-    loader = EmbeddedFirst(embedded, FakeLoader({("churn", "1"): churn}))
+    loader = EmbeddedFirst(lambda: embedded, FakeLoader({("churn", "1"): churn}))
 
     assert loader.load("default", "embedded") is embedded
     assert loader.load("churn", "1") is churn

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 from weighbridge.adapters.manifest import Manifest, Options, Rollout, order, pinned
 from weighbridge.domain.errors import ModelRefused
@@ -54,22 +55,71 @@ def test_what_is_written_is_read_again() -> None:
             {"runtime": "pickle"},
             "runtime: Input should be 'linear', 'onnx', 'sklearn', 'xgboost', 'lightgbm' or 'python'",
         ),
+        ({"title": ""}, "title: String should have at least 1 character"),
+        ({"title": "t" * 101}, "title: String should have at most 100 characters"),
+        ({"title": "two\nlines"}, "title: expected one line of printable characters, got others"),
+        ({"owner": "\u202eus"}, "owner: expected one line of printable characters, got others"),
+        ({"description": "d" * 1001}, "description: String should have at most 1000 characters"),
+        ({"description": "\x1b[2J"}, "description: expected one line of printable characters, got others"),
         ({"inputs": []}, "inputs: List should have at least 1 item after validation, not 0"),
         ({"inputs": [{**VECTOR, "width": "4"}]}, "inputs.0.width: Input should be a valid integer"),
-        ({"inputs": [SCORE, SCORE]}, "expected inputs with names of their own, got one name twice"),
-        ({"runtime": "python"}, "entry: expected module:Class for the runtime python, got none"),
-        ({"entry": "shop:Model"}, "expected artefact and no entry for the runtime linear"),
-        ({"artefact": None}, "expected artefact and no entry for the runtime linear"),
-        ({"sha256": None}, "expected artefact and sha256 together, got one of them"),
+        ({"inputs": [SCORE, SCORE]}, "two inputs have the same name"),
+        ({"runtime": "python"}, "entry: the runtime python needs module:Class"),
+        ({"entry": "shop:Model"}, "the runtime linear needs an artefact, and takes no entry"),
+        ({"artefact": None}, "the runtime linear needs an artefact, and takes no entry"),
+        ({"sha256": None}, "artefact and sha256 must be given together"),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused_with_key_and_expectation(changes: dict[str, Any], message: str) -> None:
     assert refusal(toml(**changes)) == message
 
 
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ([True], None),
+        ([1, 2.5], None),
+        ([], None),
+        ([1, "a"], ".ints.1: Input should be a valid integer"),
+        ([[]], ": Input should be a boolean, a number, a string or an array of one of these"),
+        ({}, ": Input should be a boolean, a number, a string or an array of one of these"),
+    ],
+)
+def test_a_cell_of_a_golden_row_is_of_one_type(cell: Any, told: str | None) -> None:
+    text = toml(golden=[{"input": {"features": cell}, "output": {}}])
+
+    if told is None:
+        assert Manifest.read(text, "model.toml").golden[0].input == {"features": cell}
+    else:
+        assert refusal(text) == f"golden.0.input.features{told}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": [{}, {}]},
+        {"inputs": [{**VECTOR, "categories": [1, 2]}]},
+        {"golden": [1, 2]},
+        {"golden": [{"input": {"features": [[], []]}, "output": {}}]},
+        {"golden": [{"input": {"features": [1, "a", "b"]}, "output": {}}]},
+    ],
+)
+def test_in_an_array_no_more_is_looked_at_than_the_first_value_that_is_wrong(changes: dict[str, Any]) -> None:
+    with pytest.raises(ModelRefused) as caught:
+        Manifest.read(toml(**changes), "model.toml")
+
+    assert isinstance(caught.value.__cause__, ValidationError)
+    assert caught.value.__cause__.error_count() <= 2  # of one column, that name and type are missing
+
+
+@pytest.mark.parametrize("changes", [{"k" * 10_000: 1}, {"inputs": [{**VECTOR, "name": "k" * 10_000, "width": 0}]}])
+def test_a_reason_is_of_bounded_length_whatever_it_quotes(changes: dict[str, Any]) -> None:
+    assert refusal(toml(**changes)).endswith("kkk...")
+
+
 @pytest.mark.parametrize("text", [b"runtime = ", b"\xff", b"a = " + b"[" * 100_000])
 def test_what_is_no_toml_is_refused(text: bytes) -> None:
-    assert refusal(text).startswith("expected TOML in UTF-8, got what is not: ")
+    assert refusal(text).startswith("not valid TOML in UTF-8: ")
 
 
 def test_a_rollout_names_versions() -> None:

@@ -1,14 +1,18 @@
 import errno
 import os
+import re
 import socket
 import stat
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.starving import open_files
-from weighbridge.adapters.manifest import Options, Rollout
+from weighbridge.adapters import seen
+from weighbridge.adapters.artefact import sha256 as digest_of
+from weighbridge.adapters.manifest import Manifest, Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion, Repository
 from weighbridge.domain.errors import ModelRefused
 
@@ -48,6 +52,22 @@ def test_versions_are_in_numeric_order_and_the_highest_is_wanted(tmp_path: Path)
 
     assert list(model.versions) == ["1.9", "1.10", "2", "9", "10"]
     assert model.wanted == "10"
+
+
+def test_one_model_is_found_as_among_all(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "broken/1", b"[]").joinpath("weights.json").unlink()
+    repository = Repository(tmp_path)
+
+    assert {name: repository.find(name) for name in ("churn", "broken")} == repository.scan()
+
+
+@pytest.mark.parametrize("name", ["nothing", "..", "", "churn/1"])
+def test_a_model_that_is_not_there_is_not_found(tmp_path: Path, name: str) -> None:
+    place(tmp_path, "churn/1")
+
+    with pytest.raises(ModelRefused, match=r"^models"):
+        Repository(tmp_path).find(name)
 
 
 def test_the_rollout_says_which_version_is_wanted(tmp_path: Path) -> None:
@@ -124,10 +144,10 @@ def test_an_artefact_of_more_than_there_may_be_is_not_read(tmp_path: Path) -> No
     assert repository.artefact("churn", "1", manifest).read() == bytes(100)
 
     os.truncate(directory / "weights.json", 10**12)
-    limit = "at most 100 bytes, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
+    limit = "at most 100 bytes (WEIGHBRIDGE_LOAD_MEMORY_BYTES)"
     expected = f"models/churn/1/weights.json: expected {limit}, got 1000000000000"
 
-    with pytest.raises(ModelRefused, match=f"^{expected}$"):
+    with pytest.raises(ModelRefused, match=f"^{re.escape(expected)}$"):
         repository.artefact("churn", "1", manifest)
     assert repository.scan()["churn"].versions["1"].reason == expected
 
@@ -136,7 +156,7 @@ def test_an_artefact_that_takes_too_long_to_read_is_given_up(tmp_path: Path) -> 
     place(tmp_path, "churn/1")
     repository = Repository(tmp_path, most_seconds=0)
 
-    with pytest.raises(ModelRefused, match=r"expected to be read within 0 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no"):
+    with pytest.raises(ModelRefused, match=r"reading took longer than 0 seconds"):
         repository.artefact("churn", "1", repository.manifest("churn", "1"))
 
 
@@ -149,18 +169,111 @@ def test_an_artefact_with_another_digest_is_refused(tmp_path: Path) -> None:
     assert "expected the sha256" in str(reason(tmp_path, "1"))
 
 
-def test_a_digest_is_computed_again_only_when_the_file_has_changed(tmp_path: Path) -> None:
-    artefact = place(tmp_path, "churn/1") / "weights.json"
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read, as long as no file counts as just changed."""
+    read = list[str]()
+
+    def noting(name: str, function: Any) -> Any:
+        def note(*arguments: Any) -> Any:
+            read.append(name)
+            return function(*arguments)
+
+        return note
+
+    monkeypatch.setattr(seen, "_SETTLED_NS", -(10**9))
+    monkeypatch.setattr(Manifest, "read", noting("model.toml", Manifest.read))
+    monkeypatch.setattr(Rollout, "parse", noting("rollout.toml", Rollout.parse))
+    monkeypatch.setattr("weighbridge.adapters.repository.sha256", noting("weights.json", digest_of))
+    return read
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path, readings: list[str], *, broken: bool) -> None:
+    version = place(tmp_path, "churn/1")
+    files = {"model.toml": version, "weights.json": version, "rollout.toml": version.parent}
+    (tmp_path / "churn/rollout.toml").write_text('live = "1"')
+    if broken:
+        del files["weights.json"]  # which nobody asks for
+        for name, directory in files.items():
+            (directory / name).write_text("colour = 1")
+    repository = Repository(tmp_path)
+    found = repository.scan()
+    assert sorted(readings) == sorted(files)
+
+    for name, directory in files.items():
+        readings.clear()
+        assert repository.scan() == repository.scan("churn") == found
+        assert readings == []
+        (directory / name).touch()
+        assert repository.scan("churn") == found
+        assert readings == [name]
+
+
+def test_a_file_that_has_just_changed_is_read_again_for_it_may_change_once_more_at_the_same_time(
+    tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen, "_SETTLED_NS", 10**12)
+    place(tmp_path, "churn/1")
     repository = Repository(tmp_path)
     repository.scan()
-    seen = artefact.stat()
-    artefact.write_bytes(b"[9.0, 9.0]")
-    os.utime(artefact, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # a change that cannot be seen
+    repository.scan()
+
+    assert readings == ["model.toml", "weights.json"] * 2
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    place(tmp_path, "churn/1")
+    repository = Repository(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("weighbridge.adapters.repository.sha256", fail)
+        assert str(repository.scan()["churn"].versions["1"].reason).endswith("got Input/output error")
 
     assert repository.scan()["churn"].versions["1"].reason is None
+    assert readings == ["model.toml", "weights.json"]
 
-    os.utime(artefact, ns=(0, 0))
-    assert "expected the sha256" in str(repository.scan()["churn"].versions["1"].reason)
+
+def test_a_version_that_moves_is_refused_by_its_new_name(tmp_path: Path, readings: list[str]) -> None:
+    (place(tmp_path, "churn/1") / "model.toml").write_text("colour = 1")
+    repository = Repository(tmp_path)
+    repository.scan()
+    (tmp_path / "churn/1").rename(tmp_path / "churn/2")
+
+    assert str(repository.scan()["churn"].versions["2"].reason).startswith("models/churn/2/model.toml: ")
+    assert readings == ["model.toml"] * 2
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path, readings: list[str]) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "churn/2")
+    repository = Repository(tmp_path)
+    repository.scan()
+    (tmp_path / "churn/2").rename(tmp_path / ".2")
+    repository.scan()
+    assert {path for _, path in repository._seen["churn"]} == {
+        "models/churn/1/model.toml",
+        "models/churn/1/weights.json",
+    }
+    (tmp_path / "churn").rename(tmp_path / "away+")
+    repository.scan()
+
+    assert repository._seen == {}
+    assert len(readings) == 4
+
+
+def test_of_one_model_only_that_is_looked_at(tmp_path: Path, readings: list[str]) -> None:
+    place(tmp_path, "churn/1")
+    place(tmp_path, "fraud/1")
+    repository = Repository(tmp_path)
+
+    assert [*repository.scan("churn")] == ["churn"]
+    assert readings == ["model.toml", "weights.json"]
+    assert repository.scan("nothing") == {}
 
 
 @pytest.mark.parametrize("file", ["model.toml", "weights.json"])
@@ -205,26 +318,23 @@ def test_the_directory_of_models_may_be_a_symbolic_link(tmp_path: Path) -> None:
     assert Repository(tmp_path / "models").scan()["churn"].wanted == "1"
 
 
-@pytest.mark.parametrize(("file", "at"), [("1/model.toml", "1"), ("rollout.toml", None)])
-def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None) -> None:
+@pytest.mark.parametrize(("file", "at", "most"), [("1/model.toml", "1", 1024**2), ("rollout.toml", None, 64 * 1024)])
+def test_a_large_toml_file_is_refused(tmp_path: Path, file: str, at: str | None, most: int) -> None:
     place(tmp_path, "churn/1")
     with (tmp_path / "churn" / file).open("ab") as toml:
-        toml.truncate(1024**2 + 1)
+        toml.truncate(most + 1)
 
     model = Repository(tmp_path).scan()["churn"]
 
     told = model.problem if at is None else model.versions[at].reason
-    assert told == f"models/churn/{file}: expected at most 1048576 bytes, got more"
+    assert told == f"models/churn/{file}: the file is larger than {most} bytes"
 
 
 @pytest.mark.parametrize("part", ["a", "'a'", '"a\\""', "1 "])
 def test_a_key_that_would_take_a_minute_to_read_is_refused(tmp_path: Path, part: str) -> None:
-    place(tmp_path, "churn/1")
-    (tmp_path / "churn/rollout.toml").write_text(".".join([part] * 100_000) + " = 1")
+    (place(tmp_path, "churn/1") / "model.toml").write_text(".".join([part] * 100_000) + " = 1")
 
-    assert Repository(tmp_path).scan()["churn"].problem == (
-        "models/churn/rollout.toml: expected keys of at most 64 parts, got more"
-    )
+    assert reason(tmp_path, "1") == "models/churn/1/model.toml: a key has more than 64 parts"
 
 
 def test_with_a_broken_rollout_no_version_is_wanted_but_all_are_listed(tmp_path: Path) -> None:
@@ -265,7 +375,7 @@ def test_what_is_no_version_by_its_name_is_refused(tmp_path: Path) -> None:
     versions = Repository(tmp_path).scan()["churn"].versions
 
     assert {name: version.reason for name, version in versions.items() if name != "1"} == {
-        name: f"models/churn/{name}: expected a version such as 2 or 1.10, got another name"
+        name: f"models/churn/{name}: not the name of a version, such as 2 or 1.10"
         for name in ("latest", f"\\u2603{'x' * 58}...")
     }
 
@@ -277,7 +387,7 @@ def test_of_two_versions_with_the_same_number_one_is_refused(tmp_path: Path) -> 
     model = Repository(tmp_path).scan()["churn"]
 
     assert model.versions["1"].reason is None
-    assert model.versions["01"].reason == "models/churn/01: expected a number of its own, got that of 1"
+    assert model.versions["01"].reason == "models/churn/01: the same number as version 1"
     assert model.wanted == "1"
 
 
@@ -285,7 +395,7 @@ def test_a_model_with_the_name_of_the_embedded_one_is_refused(tmp_path: Path) ->
     place(tmp_path, "default/1")
 
     assert Repository(tmp_path).scan() == {
-        "default": FoundModel(None, "models/default: expected another name, got that of the embedded model", {})
+        "default": FoundModel(None, "models/default: the name is taken by the embedded model; rename the directory", {})
     }
 
 
@@ -295,7 +405,7 @@ def test_what_is_no_model_by_its_name_is_told_apart(tmp_path: Path) -> None:
 
     assert repository.scan() == {}
     [stranger] = repository.strangers()
-    assert stranger.startswith("models/lost+found: expected a name of at most 128 letters")
+    assert stranger.startswith("models/lost+found: the name of a model has at most 128 letters")
 
 
 def test_a_model_without_versions_wants_none(tmp_path: Path) -> None:
@@ -317,7 +427,7 @@ def test_without_a_directory_there_are_no_models() -> None:
     repository = Repository(None)
 
     assert (repository.scan(), repository.strangers()) == ({}, [])
-    with pytest.raises(ModelRefused, match=r"^models: expected a directory, got none; set WEIGHBRIDGE_MODELS$"):
+    with pytest.raises(ModelRefused, match=r"^models: WEIGHBRIDGE_MODELS is not set$"):
         repository.manifest("churn", "1")
 
 
@@ -398,6 +508,17 @@ def test_a_broken_rollout_is_left_as_it_is(tmp_path: Path) -> None:
         Repository(tmp_path).write_rollout("churn", live="1", previous=None)
 
     assert file.read_text() == "live = 1"
+
+
+def test_a_rollout_that_would_be_too_large_to_be_read_again_is_not_written(tmp_path: Path) -> None:
+    place(tmp_path, "churn/1")
+    file = tmp_path / "churn/rollout.toml"
+    file.write_text("#" * 64 * 1024)
+
+    with pytest.raises(ModelRefused, match=r"^models/churn/rollout.toml: the file is larger than 65536 bytes$"):
+        Repository(tmp_path).write_rollout("churn", live="1", previous=None)
+
+    assert file.read_text() == "#" * 64 * 1024
 
 
 def test_a_rollout_keeps_its_permissions(tmp_path: Path) -> None:

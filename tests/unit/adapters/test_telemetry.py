@@ -25,7 +25,7 @@ def telling(log: Log, policy: Policy = "failed") -> Iterator[RequestTelemetry]:
 
 def finish(telemetry: RequestTelemetry, status: int, times: int = 1) -> None:
     for _ in range(times):
-        telemetry.finished(telemetry.metrics.route("/predict"), "mine", b"POST", b"/predict", status, 0.5)
+        telemetry.finished(telemetry.metrics.route("/predict"), "mine", b"POST", b"/predict", (status, b"", b""), 0.5)
 
 
 @pytest.mark.parametrize("policy", ["failed", "all"])

@@ -122,7 +122,7 @@ def test_a_matrix_of_another_width_is_refused(predict: PredictUseCase) -> None:
 
 @pytest.mark.parametrize("feature", [math.nan, math.inf, -math.inf])
 def test_a_feature_that_is_not_finite_is_refused_with_its_row(predict: PredictUseCase, feature: float) -> None:
-    with pytest.raises(FeaturesNotFinite, match=r"^expected finite features in row 1, got one that is not$") as caught:
+    with pytest.raises(FeaturesNotFinite, match=r"^Row 1 holds an infinity or NaN; send finite numbers$") as caught:
         predict.batch(np.array([1.0] * 6 + [feature] + [1.0] * 5))
 
     assert caught.value.row == 1

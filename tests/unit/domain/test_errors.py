@@ -19,19 +19,19 @@ from weighbridge.domain.errors import (
         (TooManyRows(limit=2, got=3), "expected at most 2 rows, got 3; send them in several requests"),
         (
             PredictionNotFinite(),
-            "expected a finite prediction, got an overflow; send features of smaller magnitude",
+            "The prediction is infinite or not a number; send features of smaller magnitude",
         ),
         (
             PredictionNotFinite(row=7),
-            "expected a finite prediction for row 7, got an overflow; send features of smaller magnitude",
+            "The prediction for row 7 is infinite or not a number; send features of smaller magnitude",
         ),
         (
             ModelCrashed(),
-            "The model's process ended during the call; it is replaced, so the request may be sent again",
+            "The model's process ended during the call and is being replaced; the request may be sent again",
         ),
         (
             NothingToRollBack(),
-            "expected a version that was live before this one, got none; activate one by its number",
+            "No other version was live before; activate a version by its number",
         ),
         (InvalidWeights("expected one or more weights, got none"), "expected one or more weights, got none"),
     ],

@@ -17,5 +17,5 @@ def test_there_is_at_least_one_weight() -> None:
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 def test_every_weight_is_finite(value: float) -> None:
-    with pytest.raises(InvalidWeights, match=r"^expected finite weights, got one that is not at position 1$"):
+    with pytest.raises(InvalidWeights, match=r"^the weight at position 1 is not a finite number$"):
         Weights((0.25, value, 1.25))

@@ -69,6 +69,24 @@ def test_weights_that_cannot_be_loaded_stop_the_start(log: Log) -> None:
     assert [line["event"] for line in log.events] == ["service_stopped"]
 
 
+def test_without_weights_there_is_no_embedded_model(log: Log) -> None:
+    container = log.container(weights="off")
+    with TestClient(create_app(container)) as client:
+        codes = {
+            path: client.post(path, content=GOOD, headers=JSON).json()["code"]
+            for path in ("/predict", "/predict/batch", "/models/default/predict")
+        }
+        assert codes == dict.fromkeys(("/predict", "/predict/batch"), "not_found") | {
+            "/models/default/predict": "model_not_found"
+        }
+        assert client.get("/models").json() == {"models": []}
+        assert client.get("/models/default").json()["code"] == "model_not_found"
+        assert client.get("/").json()["models"] == []
+        assert client.get("/readyz").status_code == 200
+        assert [path for path in client.get("/openapi.json").json()["paths"] if "predict" in path] == []
+        assert [path for _, path in client.app_state["lane"].routes if b"predict" in path] == []
+
+
 def test_start_and_stop_are_logged(log: Log) -> None:
     with TestClient(create_app(log.container())):
         pass

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from dependency_injector import providers
+from starlette.testclient import TestClient
 
 import weighbridge
+from tests.contract import JSON
 from tests.integration.churn import write_models
+from tests.unit.log import Log
 from tests.unit.server.administered import Admin, FakeFleet, administered
 from weighbridge import __version__
+from weighbridge.adapters.repository import Repository
+from weighbridge.adapters.runners.terms import Placed
 from weighbridge.application.catalogue import ModelEntry, VersionEntry, VersionState
 from weighbridge.domain.errors import ModelRefused
+from weighbridge.entrypoints.asgi import create_app
 from weighbridge.entrypoints.cli import main
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.supervisor.listener import listen
@@ -57,16 +64,21 @@ def test_a_row_is_scored_with_the_weights_of_the_settings(monkeypatch: pytest.Mo
     [
         ("1 2 3", "expected 4 features, got 3"),
         ("1 2 3 4 5", "expected 4 features, got 5"),
-        ("0 0 1.7e308 0", "expected a finite prediction, got an overflow; send features of smaller magnitude"),
+        ("0 0 1.7e308 0", "The prediction is infinite or not a number; send features of smaller magnitude"),
         ("nan 0 0 0", "features.0: Input should be a finite number"),
         ("0 -inf 0 0", "features.1: Input should be a finite number"),
         ("1 2 3 four", "'four' is not a valid float"),
-        ("1 2 3 --colour", "'--colour' is not a valid float"),
+        ("1 2 3 --colour", "No such option '--colour'"),
         ("1 2 3 4 --scale-factor 0", "scale_factor: Input should be greater than 0"),
         ("1 2 3 4 --scale-factor -1", "scale_factor: Input should be greater than 0"),
         ("1 2 3 4 --scale-factor inf", "scale_factor: Input should be a finite number"),
         ("1 2 3 4 --scale-factor two", "'--scale-factor': 'two' is not a valid float"),
-        ("", "Missing argument 'FEATURES...'"),
+        ("", "Missing argument 'FEATURES... | MODEL FILE'"),
+        ("churn", "expected MODEL and FILE"),
+        ("churn a b", "expected MODEL and FILE"),
+        ("--models models 1 2 3 4", "expected MODEL and FILE"),
+        ("churn row.json --scale-factor 2", "expected MODEL and FILE, and no --scale-factor"),
+        ("churn nothing.json", "nothing.json: No such file or directory"),
     ],
 )
 def test_a_row_that_cannot_be_scored_is_a_wrong_call(arguments: str, why: str) -> None:
@@ -75,6 +87,99 @@ def test_a_row_that_cannot_be_scored_is_a_wrong_call(arguments: str, why: str) -
     assert result.exit_code == 2
     assert result.stdout == ""
     assert why in result.stderr
+
+
+def test_without_weights_there_is_nothing_to_score_a_row_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "off")
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", "models")
+
+    result = run("predict", "1", "2")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "expected one or more weights, got none" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of models, of which one can be served, and one is named as a number."""
+    directory = tmp_path_factory.mktemp("models")
+    for name in ("m", "7"):
+        weighbridge.package([2.0, 3.0], directory / name / "1", example=[[1.0, 1.0]])
+    (directory / "broken" / "1").mkdir(parents=True)
+    return directory
+
+
+ROWS = {
+    "a row": ({"features": [1.0, 2.0]}, 200),
+    "an array": ([{"features": [1.0, float(number)]} for number in range(300)], 200),
+    "a row that does not fit": ({"features": ["1.0", 2.0]}, 2),
+    "a row that is too wide": ([{"features": [1.0, 2.0]}, {"features": [1.0, 2.0, 3.0]}], 2),
+    "no JSON": ("x", 2),
+    "a score that overflows": ({"features": [1e308, 1e308]}, 2),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_gets_what_the_service_answers(models: Path, tmp_path: Path, log: Log, name: str) -> None:
+    rows, status = ROWS[name]
+    file = tmp_path / "row.json"
+    file.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+
+    result = run("predict", "--models", str(models), "m", str(file))
+
+    container = log.container()
+    container.repository.override(providers.Object(Repository(models)))
+    container.live.override(providers.Object({"m": Placed("1", 256)}))
+    with TestClient(create_app(container)) as client:
+        reply = client.post("/models/m/predict", content=file.read_bytes(), headers=JSON)
+    if status == 200:
+        assert (result.exit_code, result.stdout, result.stderr) == (0, f"{reply.text}\n", "")
+    else:
+        problem = reply.json()
+        lines = [f"{'.'.join(map(str, wrong['loc']))}: {wrong['message']}" for wrong in problem["errors"]]
+        assert (result.exit_code, result.stdout) == (status, "")
+        assert result.stderr.splitlines() == [f"weighbridge: {problem['code']}: {line}" for line in lines]
+
+
+def test_a_file_may_be_standard_input_and_the_directory_one_of_the_settings(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(models))
+
+    result = CliRunner().invoke(main, ["predict", "m", "-"], input='{"features":[1,2]}')
+
+    assert json.loads(result.stdout)["prediction"] == 8.0
+
+
+def test_a_model_may_be_named_as_a_number_where_the_directory_is_given(models: Path) -> None:
+    result = CliRunner().invoke(main, ["predict", "--models", str(models), "7", "-"], input='{"features":[1,2]}')
+
+    assert json.loads(result.stdout)["model"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("nothing", "models/nothing: expected a directory, got nothing"),
+        ("broken", "models/broken/1/model.toml: expected a file, got nothing"),
+        ("../m", "models: expected the name of a model, got ../m"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named(models: Path, model: str, reason: str) -> None:
+    result = CliRunner().invoke(main, ["predict", "--models", str(models), model, "-"], input="{}")
+
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "", f"weighbridge: {reason}\n")
+
+
+def test_a_model_that_fails_is_no_wrong_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", write_models(tmp_path, "1"))
+    monkeypatch.setenv("WEIGHBRIDGE_PYTHON_MODELS", "true")
+
+    too_much = {"age": 13, "signup month": "June", "income": None}
+    result = CliRunner().invoke(main, ["predict", "churn", "-"], input=json.dumps(too_much))
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("weighbridge: inference_failed: ")
 
 
 # check
@@ -101,7 +206,7 @@ def test_check_says_that_the_directory_of_models_is_missing(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("file", "text", "reason"),
     [
-        ("rollout.toml", 'live = "2"', "models/m/rollout.toml: expected a version that is there, got 2"),
+        ("rollout.toml", 'live = "2"', "models/m/rollout.toml: there is no version 2"),
         ("1/weights.json", '{"weights":[2.0]}', "models/m/1/weights.json: expected the sha256 "),
         ("1/model.toml", "", "models/m/1/model.toml: runtime: Field required"),
     ],
@@ -157,7 +262,7 @@ def test_an_operation_says_what_came_of_it(admin: Admin, arguments: tuple[str, .
 
     assert (result.exit_code, result.output) == (
         0,
-        "m: 2 is live, before it 1; its directory cannot be written, so this holds until the next restart\n",
+        "m: version 2 is live (before: 1); rollout.toml cannot be written, so this lasts until the next restart\n",
     )
     assert admin.operator.asked == [asked]
 
@@ -196,7 +301,7 @@ def test_a_service_that_is_not_reached_is_named() -> None:
     result = run("models", "list", "--url", url)
 
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"weighbridge: expected the admin listener of a service at {url}, got ")
+    assert result.stderr.startswith(f"weighbridge: no admin listener answers at {url}: ")
 
 
 @pytest.mark.parametrize("url", ["localhost:9000", "https://localhost", "http://", "http://h/models", "http://h:x"])
@@ -204,7 +309,7 @@ def test_a_url_that_is_none_is_a_wrong_call(url: str) -> None:
     result = run("models", "list", "--url", url)
 
     assert result.exit_code == 2
-    assert "--url: expected http://, a host and a port, got another" in result.stderr
+    assert "--url: expected http://HOST:PORT" in result.stderr
 
 
 def test_without_an_admin_listener_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +317,7 @@ def test_without_an_admin_listener_there_is_nobody_to_ask(monkeypatch: pytest.Mo
     result = run("models", "list")
 
     assert result.exit_code == 2
-    assert "expected WEIGHBRIDGE_ADMIN_PORT to be the port of the service, got off; --url names it" in result.stderr
+    assert "WEIGHBRIDGE_ADMIN_PORT is off; give the address of the admin listener by --url" in result.stderr
 
 
 # openapi, --version, --help
@@ -233,6 +338,13 @@ def test_openapi_prints_the_models_that_would_be_served(tmp_path: Path, monkeypa
     [live] = [path for path in document["paths"] if path.startswith("/models/churn/versions")]
     assert live == "/models/churn/versions/2/predict"
     assert "churn_Row" in document["components"]["schemas"]
+
+
+def test_openapi_prints_no_embedded_model_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_MODELS", str(tmp_path))
+    monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "off")
+
+    assert [path for path in json.loads(run("openapi").output)["paths"] if "predict" in path] == []
 
 
 def test_openapi_says_why_a_model_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,9 +389,7 @@ def test_serve_names_a_port_that_is_taken() -> None:
         result = run("serve", "--port", str(port))
 
     assert result.exit_code == 3
-    assert result.stderr == (
-        f"weighbridge: --port: expected a port that can be listened on, got {port}: Address already in use\n"
-    )
+    assert result.stderr == (f"weighbridge: --port: cannot listen on port {port}: Address already in use\n")
 
 
 def test_serve_names_the_tls_files_that_it_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,14 +398,12 @@ def test_serve_names_the_tls_files_that_it_cannot_use(monkeypatch: pytest.Monkey
     result = run("serve", "--port", "0")
 
     assert result.exit_code == 3
-    assert result.stderr.startswith("weighbridge: WEIGHBRIDGE_TLS_CERT: expected PEM files of a certificate")
-    assert result.stderr.endswith("got 'no.pem': No such file or directory\n")
+    assert result.stderr.startswith("weighbridge: WEIGHBRIDGE_TLS_CERT: cannot read a PEM certificate")
+    assert result.stderr.endswith("from 'no.pem': No such file or directory\n")
 
 
 def test_serve_names_a_host_that_is_none_of_this_machine() -> None:
     result = run("serve", "--host", "192.0.2.1", "--port", "0")
 
     assert result.exit_code == 3
-    assert result.stderr == (
-        "weighbridge: --host: expected an address of this machine, got '192.0.2.1': Cannot assign requested address\n"
-    )
+    assert result.stderr == ("weighbridge: --host: cannot listen on '192.0.2.1': Cannot assign requested address\n")

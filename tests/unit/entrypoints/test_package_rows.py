@@ -56,10 +56,10 @@ def refusal(model: Any, example: Any, directory: Path) -> str:
 @pytest.mark.parametrize(
     ("way", "example", "counts"),
     [
-        ("one for all", _ONE, "2, got 1"),
-        ("one for all", _MANY, "2, got 1"),
-        ("one too many", _MANY, "1, got 2"),
-        ("a single number", _ONE, "1, got one for all"),
+        ("one for all", _ONE, "2 predictions, one for each row, got 1"),
+        ("one for all", _MANY, "2 predictions, one for each row, got 1"),
+        ("one too many", _MANY, "1 predictions, one for each row, got 2"),
+        ("a single number", _ONE, "1 predictions, one for each row, got one for all"),
     ],
 )
 def test_a_model_that_gives_another_number_of_rows_than_it_was_given_is_refused(
@@ -68,8 +68,7 @@ def test_a_model_that_gives_another_number_of_rows_than_it_was_given_is_refused(
     model = Answering(way).fit(_MANY, [0, 0, 0])
 
     assert refusal(model, example, tmp_path) == (
-        f"expected as many predictions as rows, {counts}; a model has to take any number of rows and predict each of "
-        "them"
+        f"expected {counts}; a model has to take any number of rows and predict each of them"
     )
 
 
@@ -108,9 +107,9 @@ def _graph(*nodes: tuple[str, list[str], list[str]]) -> onnx.ModelProto:
     ("model", "example", "message"),
     [
         (_graph(("Reshape", ["x", "one"], ["y"])), _ONE, "The model takes one row but not two, as if a batch size"),
-        (_graph(("Reshape", ["x", "row"], ["y"])), _ONE, "expected as many predictions as rows, 2, got 1"),
-        (_graph(("Reshape", ["x", "row"], ["y"])), _MANY, "expected as many predictions as rows, 2, got 1"),
-        (_graph(("ReduceMax", ["x"], ["y"])), _ONE, "expected as many predictions as rows, 2, got 1"),
+        (_graph(("Reshape", ["x", "row"], ["y"])), _ONE, "expected 2 predictions, one for each row, got 1"),
+        (_graph(("Reshape", ["x", "row"], ["y"])), _MANY, "expected 2 predictions, one for each row, got 1"),
+        (_graph(("ReduceMax", ["x"], ["y"])), _ONE, "expected 2 predictions, one for each row, got 1"),
         (
             _graph(("ReduceMean", ["x"], ["mean"]), ("Sub", ["x", "mean"], ["y"])),
             _MANY,

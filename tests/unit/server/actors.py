@@ -17,7 +17,7 @@ from tests.waiting import DEADLINE
 from weighbridge.adapters.runners.terms import Board, Placed
 from weighbridge.adapters.system.lending import borrowed
 from weighbridge.server.catalogue import Catalogue
-from weighbridge.server.channel import Channel, Word
+from weighbridge.server.channel import KEPT, Channel, Word
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor import process, supervisor
 from weighbridge.server.supervisor.listener import listen
@@ -67,13 +67,14 @@ class Actor:
         self.runners: list[Met] = []
         self.out: list[str] = []
         self.connections = 0
+        self.surplus = 0
+        self.kept = 0  # of them, those that have had a request
         self.code: int | None = None
         self._prepared = ("", "")
         self._stands_still = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._end.fileno(), self._hear)
         self._loop.call_soon(self._come_up)
-        self._loop.call_soon(self._beat)
 
     @property
     def lives(self) -> bool:
@@ -103,10 +104,15 @@ class Actor:
     def _come_up(self) -> None:
         match self._on_stage.plays(self, Word.READY):
             case "does":
-                self.send(Word.READY)
+                self.come_up()
             case "fails":
                 self.send(Word.FAILED, "0 models/m/1: it is broken")
                 self.end(3)
+
+    def come_up(self) -> None:
+        """Be ready, and give signs of life."""
+        self.send(Word.READY)
+        self._beat()
 
     def stand_still(self) -> None:
         """Hear nothing any more, and give no sign of life."""
@@ -158,8 +164,11 @@ class Actor:
                 self.out.append(text)
             case Word.CATALOGUE:
                 self.catalogue = borrowed(Catalogue, descriptors[0])
+            case Word.SHARE:
+                self.surplus = int(text)
             case Word.CONNECTIONS:
                 self.connections += len(descriptors)
+                self.kept += len(descriptors) if KEPT in text else 0
         for descriptor in descriptors:
             os.close(descriptor)
 

@@ -1,9 +1,7 @@
 """The application behind the gate, with connections that need no network: what arrives is exactly what is fed."""
 
 import asyncio
-import errno
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,10 +20,12 @@ from weighbridge.adapters.http.model_host import ModelHost
 from weighbridge.adapters.runners.terms import Placed
 from weighbridge.application import queue
 from weighbridge.entrypoints.asgi import create_app
-from weighbridge.server.edge import bare, protocol, replies
+from weighbridge.server.edge import bare, connection, conversation, reader, replies
+from weighbridge.server.edge.connection import Connection as GateConnection
 from weighbridge.server.edge.gate import Gate
 from weighbridge.server.edge.lane import Lane
-from weighbridge.server.edge.protocol import GateProtocol
+from weighbridge.server.edge.replies import Due
+from weighbridge.server.edge.shared import Shared
 
 _MADE_ID = re.compile(rb"[0-9a-f]{12}-[0-9a-f]+")
 _LENGTH = re.compile(rb"(?<=content-length: )\d+")
@@ -36,14 +36,6 @@ DESCRIPTOR = 4711
 
 class FakeSocket:
     """A socket as far as its transport is asked for it."""
-
-    # bytes that came over TCP, None where it is no TCP
-    received: int | None = 0
-
-    def getsockopt(self, *_: int) -> bytes:
-        if self.received is None:
-            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-        return struct.pack("128xQ", self.received)
 
     def fileno(self) -> int:
         return DESCRIPTOR
@@ -60,7 +52,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        for module in (bare, envelope, fast_route, protocol, queue, replies, telemetry):
+        for module in (bare, connection, conversation, envelope, fast_route, queue, reader, replies, telemetry):
             monkeypatch.setattr(module, "perf_counter", self)
 
     def __call__(self) -> float:
@@ -127,12 +119,12 @@ def comparable(written: bytes) -> bytes:
 class Connection:
     """One connection to the application."""
 
-    def __init__(self, protocol: GateProtocol, loop: asyncio.AbstractEventLoop) -> None:
-        self.protocol = protocol
+    def __init__(self, shared: Shared, *, kept: bool) -> None:
+        self.protocol = GateConnection(shared, kept=kept)
         self.transport = FakeTransport()
-        self._queue = protocol.lane.queue
-        self._loop = loop
-        protocol.connection_made(self.transport)
+        self._shared = shared
+        self._loop = shared.road.loop
+        self.protocol.connection_made(self.transport)
 
     def feed(self, *pieces: bytes) -> bytes:
         """What is written in answer to these pieces, `comparable`."""
@@ -152,8 +144,8 @@ class Connection:
 
     def settle(self) -> None:
         """Let the application finish what it has begun, and all who are in the queue have their turn."""
-        protocol = self.protocol
-        while (tasks := list(protocol.tasks)) or self._queue._turns or protocol._due:
+        conversation, queue = self.protocol._conversation, self._shared.lane.queue
+        while (tasks := list(self._shared.road.tasks)) or queue._turns or isinstance(conversation._serving, Due):
             self._loop.run_until_complete(asyncio.wait(tasks) if tasks else asyncio.sleep(0))
 
 
@@ -177,11 +169,12 @@ class Served:
         self.state.default_headers = [(b"date", b"today")]
         self.loop = loop
         config = uvicorn.Config(app, log_config=None, ws="none")
-        self.protocol = GateProtocol.bound_to(gate, config, self.state, {"lane": self.lane}, loop)
+        config.load()
+        self.shared = Shared.of(gate, config, self.state, {"lane": self.lane}, loop)
 
-    def connect(self) -> Connection:
-        """A new connection."""
-        return Connection(self.protocol(), self.loop)
+    def connect(self, *, kept: bool = False) -> Connection:
+        """A new connection, or one that was `kept` by another process."""
+        return Connection(self.shared, kept=kept)
 
     def activate(self, version: str) -> None:
         """Have a version of the model answer from now on. Raises ModelRefused."""

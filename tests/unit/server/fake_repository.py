@@ -34,6 +34,7 @@ class FakeRepository:
         self.problem: str | None = None
         self.read_only = False
         self.most_bytes = 0
+        self.scanned: list[str | None] = []
         self.scanned_under: int | None = None
         self.before_writing: Callable[[], None] = lambda: None
 
@@ -48,11 +49,12 @@ class FakeRepository:
         model = self.found[name]
         self.found[name] = replace(model, versions={**model.versions, version: found})
 
-    def scan(self) -> dict[str, FoundModel]:
+    def scan(self, only: str | None = None) -> dict[str, FoundModel]:
+        self.scanned.append(only)
         self.scanned_under = os.sched_getscheduler(0)  # the policy of the calling thread
         if self.problem is not None:
             raise ModelRefused(self.problem)
-        return dict(self.found)
+        return {name: found for name, found in self.found.items() if only in {None, name}}
 
     def strangers(self) -> list[str]:
         return self.others
@@ -110,7 +112,7 @@ class FakeHosted(Hosted):
 
 
 class FakeOpenings:
-    """Opens all but what it is told to refuse: for workers to call, or with so many `runners`."""
+    """Opens all but what it is told to refuse, or the models that `hang`: for workers, or with so many `runners`."""
 
     def __init__(self, runners: int = 0) -> None:
         self.came: Callable[[Hosted, RunnerProcess], None] = lambda *_: None
@@ -122,6 +124,7 @@ class FakeOpenings:
         self.hosted: list[Hosted] = []
         self.may_open = asyncio.Event()
         self.may_open.set()
+        self.hang: set[str] = set()
         self.heeded: list[Settings] = []
         self.opens_otherwise = False
         self.blamed: list[tuple[int, int, str]] = []
@@ -131,6 +134,8 @@ class FakeOpenings:
     async def open(self, name: str, version: str, options: Options) -> Hosted:
         self.opened.append((name, version))
         await self.may_open.wait()
+        while name in self.hang:
+            await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0))})
         if version in self.refused:
             raise ModelRefused(self.refused[version])
         order = Order(name, version, "", 1, 2**30, options.max_batch_rows, options.repeat)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -24,10 +25,13 @@ from tests.waiting import DEADLINE, until
 from weighbridge.adapters.logs import start_logging
 from weighbridge.adapters.manifest import Options
 from weighbridge.adapters.runners.terms import Placed
+from weighbridge.application.catalogue import Calls
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.entrypoints.asgi import create_app
 from weighbridge.server.alone import Alone
+from weighbridge.server.catalogue import Stopping
 from weighbridge.server.edge.opening import NoModels, Opening
+from weighbridge.server.runner import runners
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.runners import Runners
 from weighbridge.server.supervisor.listener import listen, url_of
@@ -118,8 +122,8 @@ def test_what_does_not_open_in_time_is_refused(logger: FilteringBoundLogger) -> 
     before = threading.enumerate()
 
     async def main() -> None:
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected it to open within 0.3 s, got one that did not$"):
-            await service.prepare("m", await FakeOpenings().open("m", "2", Options()))
+        with pytest.raises(ModelRefused, match=r"^models/m/2: it did not open within 0.3 s$"):
+            await service.prepare(await FakeOpenings().open("m", "2", Options()))
 
     with alone(FastAPI(), logger, FakeRepository(), FakeOpenings()) as service:
         service._opening = Opening(opening)
@@ -236,42 +240,88 @@ def test_the_one_process_reports_a_runner_that_sends_what_it_may_not(logger: Fil
     asyncio.run(main())
 
 
-# With runners that are processes
+def test_an_operation_that_waits_for_a_start_that_fails_ends_with_it(logger: FilteringBoundLogger) -> None:
+    repository, openings = FakeRepository(), FakeOpenings()
+    repository.put("m", "1", "2", live="1")
+    openings.refused["1"] = "models/m/1: it is broken"
+
+    async def main() -> None:
+        with alone(application(FakeModels()), logger, repository, openings) as service:
+            activation = asyncio.ensure_future(service._rollouts.activate("m", "2"))
+            with pytest.raises(CannotStart, match="it is broken"):
+                await service.run(lambda: None)
+            with pytest.raises(Stopping):
+                await activation
+
+    asyncio.run(main())
 
 
-def test_the_one_process_has_its_models_in_processes_that_end_with_it(tmp_path: Path, log: Log) -> None:
-    settings = Settings(models=str(trained(tmp_path)), workers=0)
+# With models that are opened
+
+
+@asynccontextmanager
+async def serving(models: Path, log: Log) -> AsyncIterator[tuple[Alone, Rollouts, str]]:
+    """The one process as it is put together, its rollouts, and where it answers."""
+    settings = Settings(models=str(models), workers=0)
     live = dict[str, Placed]()
     container = log.container(models=settings.models, workers=0)
     container.live.override(live)
+    with contextmanager(start_logging)(log.descriptor, level="info", log_format="json") as logger:
+        openings = Runners(settings, logger)
+        rollouts = Rollouts(container.repository(), openings, settings, logger)
+        ready = asyncio.Event()
 
-    def ask(url: str) -> Any:
-        return httpx2.post(f"{url}/models/{NAME}/predict", json=ROW, timeout=DEADLINE).json()
+        def app() -> ASGIApp:
+            live.update(rollouts.catalogue.live)
+            return create_app(container)
 
+        with closing(listen("127.0.0.1", 0)) as listener:
+            service = Alone(app, log.memory, settings, listener, rollouts, inherited=False)
+            ran = asyncio.ensure_future(service.run(ready.set))
+            await ready.wait()
+            yield service, rollouts, url_of(listener, secure=False)
+            signal.raise_signal(signal.SIGTERM)
+            await ran
+        openings.close()
+
+
+async def ask(url: str) -> dict[str, Any]:
+    """What the model says of a row."""
+    reply = await asyncio.to_thread(httpx2.post, f"{url}/models/{NAME}/predict", json=ROW, timeout=DEADLINE)
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+def test_the_one_process_has_its_models_in_processes_that_end_with_it(tmp_path: Path, log: Log) -> None:
     async def main() -> None:
-        with contextmanager(start_logging)(log.descriptor, level="info", log_format="json") as logger:
-            runners = Runners(settings, logger)
-            rollouts = Rollouts(container.repository(), runners, settings, logger)
-            ready = asyncio.Event()
-
-            def app() -> ASGIApp:
-                live.update(rollouts.catalogue.live)
-                return create_app(container)
-
-            with closing(listen("127.0.0.1", 0)) as listener:
-                url = url_of(listener, secure=False)
-                service = Alone(app, log.memory, settings, listener, rollouts, inherited=False)
-                serving = asyncio.ensure_future(service.run(ready.set))
-                await ready.wait()
-                assert (await asyncio.to_thread(ask, url))["prediction"] == pytest.approx(ANSWER)
-                processes.extend(report.pid for report in rollouts.runners())
-                assert 'runner="0",version="1"} 1.0' in service.metrics().decode()
-                signal.raise_signal(signal.SIGTERM)
-                await serving
-            runners.close()
+        async with serving(trained(tmp_path), log) as (service, rollouts, url):
+            assert (await ask(url))["prediction"] == pytest.approx(ANSWER)
+            processes.extend(report.pid for report in rollouts.runners())
+            assert 'runner="0",version="1"} 1.0' in service.metrics().decode()
 
     processes: list[int | None] = []
     asyncio.run(main())
 
     assert len(processes) == 1
     until(lambda: not Path(f"/proc/{processes[0]}").exists())
+
+
+def test_the_one_process_opens_and_calls_its_models_itself_where_it_can_start_none(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "can_be_started", lambda: False)
+    model = trained(tmp_path) / NAME
+    shutil.copytree(model / "1", model / "2")
+    (model / "rollout.toml").write_text('live = "1"')
+
+    async def main() -> None:
+        async with serving(tmp_path, log) as (_, rollouts, url):
+            assert (await ask(url))["version"] == "1"
+            await rollouts.activate(NAME, "2")
+            assert (await ask(url))["version"] == "2"
+            assert rollouts.catalogue.entries[NAME].calls == Calls("thread", 0, False, 0.0, 0.0)
+            assert rollouts.runners() == []
+
+    asyncio.run(main())
+
+    assert len(log.of("models_not_confined")) == 1

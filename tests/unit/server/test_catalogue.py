@@ -15,7 +15,3 @@ def test_a_catalogue_of_any_size_is_read_by_all_who_have_its_descriptor() -> Non
         other = os.dup(descriptor)
         assert [borrowed(Catalogue, descriptor), borrowed(Catalogue, other)] == [catalogue, catalogue]
         os.close(other)
-
-
-def test_without_models_there_is_the_embedded_one() -> None:
-    assert Catalogue() == Catalogue({}, {"default": EMBEDDED})

@@ -18,13 +18,11 @@ def time_limit(asked: bytes | None, deadline_ms: int) -> float:
     if asked is None:
         return deadline_ms / 1000
     if len(asked) > _LONGEST or not _MILLISECONDS.fullmatch(asked):
-        raise RefusedRequest(
-            Problem.BAD_REQUEST, "expected X-Request-Timeout-Ms to be a positive integer of at most 9 digits"
-        )
+        raise RefusedRequest(Problem.BAD_REQUEST, "X-Request-Timeout-Ms must be a positive integer of at most 9 digits")
     return min(int(asked), deadline_ms) / 1000
 
 
 def too_late(request_id: str) -> Reply:
     """The reply to a request whose time has passed."""
-    detail = "expected to answer before the deadline, got no reply in time; send less at once, or allow more time"
+    detail = "The reply was not ready by the deadline; send fewer rows, or allow more time"
     return Problem.DEADLINE_EXCEEDED.reply(detail, request_id)

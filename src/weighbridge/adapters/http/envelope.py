@@ -28,10 +28,10 @@ class _TooLate(Exception):
 class _Sending:
     """Sends one reply, with its request id, unless it begins after the deadline (in seconds of perf_counter).
 
-    `finished` is called with its status before the last of it is sent.
+    `finished` is called with status and body, as far as that is sent as a whole, before the last of it is sent.
     """
 
-    def __init__(self, send: Send, request_id: str, finished: Callable[[int], None]) -> None:
+    def __init__(self, send: Send, request_id: str, finished: Callable[[int, bytes], None]) -> None:
         self._send = send
         self._finished = finished
         self._request_id = request_id.encode()
@@ -54,7 +54,7 @@ class _Sending:
             self.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self._request_id)]
         elif not message.get("more_body", False):
-            self._finished(self.status)
+            self._finished(self.status, message.get("body", b""))
         await self._send(message)
 
 
@@ -82,11 +82,12 @@ class Envelope:
             path = unquote(_SLASH.sub(b"%252F", scope["raw_path"]))
             routed = {**routed, "path": path}
 
-        def finished(status: int) -> None:
+        def finished(status: int, body: bytes) -> None:
             model = scope["state"].get("model", NO_MODEL)
             route = telemetry.metrics.route(getattr(routed.get("route"), "path", UNROUTED), model)
             spent = perf_counter() - started
-            telemetry.finished(route, request_id, scope["method"].encode(), scope.get("raw_path", b""), status, spent)
+            method, path = scope["method"].encode(), scope.get("raw_path", b"")
+            telemetry.finished(route, request_id, method, path, (status, b"", body), spent)
 
         sending = _Sending(send, request_id, finished)
         try:

@@ -99,8 +99,8 @@ def reply_to(exc: Stated, request_id: str, loc: Location = ("body",)) -> Reply:
         return exc.problem.reply(str(exc), request_id)
     if isinstance(exc, HTTPException):
         problem, detail = {
-            404: (Problem.NOT_FOUND, "see / for what there is"),
-            405: (Problem.METHOD_NOT_ALLOWED, "see the header Allow for the methods that it takes"),
+            404: (Problem.NOT_FOUND, "GET / lists the pages of the service"),
+            405: (Problem.METHOD_NOT_ALLOWED, "The header Allow lists the supported methods"),
         }.get(exc.status_code, (Problem.BAD_REQUEST, str(exc.detail)))
         return problem.reply(detail, request_id)
     problem = PROBLEM_OF[type(exc)]
@@ -113,7 +113,7 @@ def reply_to(exc: Stated, request_id: str, loc: Location = ("body",)) -> Reply:
 def reply_to_invalid(exc: ValidationError, request_id: str, accepted: Iterable[str]) -> Reply:
     """The reply to a body that is not JSON or does not fit its schema, whose keys are `accepted`."""
     if exc.error_count() > _MOST_ERRORS:  # naming each of a million unknown keys would be an attack on ourselves
-        found = f"expected a body that fits the schema, got one with {exc.error_count()} errors"
+        found = f"The body has {exc.error_count()} errors, too many to list; compare it with the schema"
         return reply_to_items([{"loc": ("body",), "type": "too_many_errors", "msg": found}], request_id, accepted)
     items = exc.errors(include_url=False, include_context=False, include_input=False)
     return reply_to_items([{**item, "loc": ("body", *item["loc"])} for item in items], request_id, accepted)
@@ -125,7 +125,7 @@ def reply_to_items(items: Iterable[Mapping[str, Any]], request_id: str, accepted
     for item in items:
         loc, code, message = item["loc"], item["type"], item["msg"]
         if code == "extra_forbidden":  # the last part of its place is the client's own key
-            loc, message = loc[:-1], f"expected only the keys {', '.join(accepted)}, got others"
+            loc, message = loc[:-1], f"Unknown keys; allowed: {', '.join(accepted)}"
         errors[loc, code] = {"loc": loc, "code": code, "message": _shortened(message)}
     first, *others = errors.values()
     problem = Problem.JSON_INVALID if first["code"] == "json_invalid" else Problem.INPUT_INVALID
@@ -151,7 +151,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> Response:
-        return as_response(reply_to_items(exc.errors(), request.state.request_id, ["of the schema"]))
+        return as_response(reply_to_items(exc.errors(), request.state.request_id, ["those of the schema"]))
 
     @app.exception_handler(RefusedRequest)
     @app.exception_handler(WeighbridgeError)

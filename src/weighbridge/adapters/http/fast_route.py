@@ -326,7 +326,7 @@ def check_is_json(headers: Headers, alternative: str = "") -> None:
     """Raises RefusedRequest unless the headers announce uncompressed JSON in UTF-8."""
     media_type = headers.get(b"content-type", b"")
     if media_type != b"application/json" and not _is_json(media_type):
-        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, f"expected Content-Type: application/json{alternative}")
+        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be application/json{alternative}")
     check_is_plain(headers)
 
 
@@ -339,7 +339,9 @@ def _is_json(media_type: bytes) -> bool:
 def check_is_plain(headers: Headers) -> None:
     """Raises RefusedRequest for a body that is compressed."""
     if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
-        raise RefusedRequest(Problem.UNSUPPORTED_MEDIA_TYPE, "expected a body without Content-Encoding")
+        raise RefusedRequest(
+            Problem.UNSUPPORTED_MEDIA_TYPE, "Content-Encoding is not supported; send the body uncompressed"
+        )
 
 
 class _Object(BaseModel):
@@ -353,7 +355,7 @@ def check_keys(body: bytes | bytearray) -> None:
     """
     if len(body) > _MANY_KEYS and body.count(b":") > _MANY_KEYS:
         _Object.model_validate_json(body)
-        error = PydanticCustomError("too_many_errors", "expected a body that fits the schema, got thousands of keys")
+        error = PydanticCustomError("too_many_errors", "The body has thousands of keys; compare it with the schema")
         raise ValidationError.from_exception_data("body", [{"type": error, "loc": (), "input": None}])
 
 
@@ -426,5 +428,5 @@ async def _read(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise RefusedRequest(Problem.BODY_TOO_LARGE, f"expected a body of at most {limit} bytes")
+            raise RefusedRequest(Problem.BODY_TOO_LARGE, f"The body may have at most {limit} bytes")
     return bytes(body)

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict
 
 from weighbridge.adapters.http.dependencies import ReadinessDep
 from weighbridge.adapters.http.fast_route import FastRoute
-from weighbridge.adapters.http.openapi import problems
+from weighbridge.adapters.http.openapi import SERVICE, problems
 from weighbridge.adapters.http.problems import Problem
 
-router = APIRouter(route_class=FastRoute, tags=["health"])
+router = APIRouter(route_class=FastRoute, tags=[SERVICE])
 
 
 class Health(BaseModel):

@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict
 from weighbridge import __version__
 from weighbridge.adapters.http.fast_route import FastRoute
 from weighbridge.adapters.http.model_routes import ModelsDep
+from weighbridge.adapters.http.openapi import SERVICE
 
-router = APIRouter(route_class=FastRoute, tags=["index"])
+router = APIRouter(route_class=FastRoute, tags=[SERVICE])
 
 
 class Links(BaseModel):

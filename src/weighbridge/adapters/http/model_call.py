@@ -170,9 +170,11 @@ def _marks_check(signature: Signature, max_rows: int) -> Callable[[bytes | bytea
         if got > limit or opening > opening_limit:
             got, opening = count_marks(without_texts(body))
         if got > limit:
-            raise _too_many(f"expected rows of at most {limit} commas, colons and opening brackets, got {got}")
+            raise _too_many(
+                f"The body has {got} commas, colons and opening brackets; rows that fit have at most {limit}"
+            )
         if opening > opening_limit:
-            raise _too_many(f"expected rows of at most {opening_limit} opening brackets, got {opening}")
+            raise _too_many(f"The body has {opening} opening brackets; rows that fit have at most {opening_limit}")
 
     return check
 

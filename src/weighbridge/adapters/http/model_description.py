@@ -1,15 +1,18 @@
 """What /openapi.json says of one version of a model: its two paths, with schemas and examples of its own."""
 
-from collections.abc import Mapping
-from typing import Any
+import re
 
+from weighbridge.adapters.catalogue import golden_row
 from weighbridge.adapters.http.openapi import SCHEMAS, Described, problems
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.http.signature_types import SignatureTypes, example
+from weighbridge.adapters.manifest import About, Manifest
 from weighbridge.domain.signature import Signature
 
 LIVE = "/models/{name}/predict"
 VERSIONED = "/models/{name}/versions/{version}/predict"
+
+_MARKUP = re.compile(r"[\\`*_#~|<>&\[\]]")
 
 _REFUSALS = (
     Problem.BAD_REQUEST,
@@ -32,12 +35,12 @@ _REFUSALS = (
 )
 
 
-def describe_model(name: str, version: str, signature: Signature, golden: Mapping[str, Any] | None = None) -> Described:
-    """The paths and schemas of a version; `golden` is a row that is known to fit, otherwise one is made up."""
+def describe_model(name: str, version: str, signature: Signature, manifest: Manifest | None = None) -> Described:
+    """The paths, the schemas and the tag of a version; the example is a golden row, where the manifest has one."""
     body, reply, schemas = SignatureTypes(name, version, signature).schemas(SCHEMAS)
-    row = example(signature.inputs) if golden is None else golden
+    row = (manifest and golden_row(manifest)) or example(signature.inputs)
     operation = {
-        "tags": ["models"],
+        "tags": [name],
         "requestBody": {
             "required": True,
             "content": {
@@ -66,4 +69,11 @@ def describe_model(name: str, version: str, signature: Signature, golden: Mappin
         template.format(name=name, version=version): {"post": post}
         for template, post in ((LIVE, live), (VERSIONED, versioned))
     }
-    return Described(paths, schemas)
+    return Described(paths, schemas, {"name": name, "description": _told(manifest or About())})
+
+
+def _told(about: About) -> str:
+    """What people are told of a version, as Markdown that shows it letter by letter: it may load and link nothing."""
+    owner = about.owner and f"owner: {about.owner}"
+    text = " · ".join(part for part in (about.title, about.description, owner) if part)
+    return _MARKUP.sub(r"\\\g<0>", text)

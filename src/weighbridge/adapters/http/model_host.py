@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import orjson
 from fastapi import FastAPI
 
-from weighbridge.adapters.catalogue import golden_of, golden_row
 from weighbridge.adapters.http.fast_route import CompiledRoute
 from weighbridge.adapters.http.model_call import steps
 from weighbridge.adapters.http.model_description import LIVE, VERSIONED, describe_model
 from weighbridge.adapters.http.openapi import Described, describe
 from weighbridge.adapters.http.signature_types import SignatureTypes
-from weighbridge.adapters.manifest import MANIFEST, Manifest
+from weighbridge.adapters.manifest import MANIFEST, About, Manifest
 from weighbridge.adapters.metrics import SERIES_KEPT_SECONDS, ModelLabel
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.client import RunnerClient, RunnerClients
@@ -24,10 +23,11 @@ from weighbridge.adapters.runners.terms import Board, Placed, Supervision
 from weighbridge.adapters.telemetry import RequestTelemetry
 from weighbridge.application.admission import ServiceTime
 from weighbridge.application.catalogue import Entries, ModelEntry, VersionEntry, VersionState
+from weighbridge.application.in_thread import InThread
 from weighbridge.application.inline import Inline
 from weighbridge.application.live import LiveModels, Served
 from weighbridge.application.ports import ModelLoader, Scorer
-from weighbridge.domain.errors import VersionNotFound, VersionNotLive
+from weighbridge.domain.errors import ModelRefused, VersionNotFound, VersionNotLive
 from weighbridge.domain.signature import Signature
 
 
@@ -41,6 +41,7 @@ class Opened:
     served: Served
     routes: Mapping[str, CompiledRoute]
     described: Described
+    about: About
     client: RunnerClient | None = None
 
     @property
@@ -89,14 +90,15 @@ class ModelHost:
         Raises ModelRefused.
         """
         version, label = placed.version, ModelLabel(name, placed.version)
+        manifest: Manifest | None
         waits = self._telemetry.metrics.queue_wait(label)
         client = None
         if placed.terms is None:
-            golden = golden_row(self._repository, name, version)
-            scorer: Scorer = Inline(self._loader.load(name, version), placed.slice_rows)
+            manifest = self._manifest(name, version)
+            model = self._loader.load(name, version)
+            scorer: Scorer = InThread(model) if placed.in_thread else Inline(model, placed.slice_rows)
         else:
             manifest = Manifest.read(placed.manifest.encode(), f"models/{name}/{version}/{MANIFEST}")
-            golden = golden_of(manifest)
             scorer = client = self.clients.open(placed.terms, manifest.signature(), waits.observe)
         served = Served(name, version, scorer, max_rows=self._max_rows)
         types = SignatureTypes(name, version, served.signature)
@@ -113,7 +115,15 @@ class ModelHost:
             )
             for template in (LIVE, VERSIONED)
         }
-        return Opened(served, routes, describe_model(name, version, served.signature, golden), client)
+        about = About() if manifest is None else About.of(manifest)
+        return Opened(served, routes, describe_model(name, version, served.signature, manifest), about, client)
+
+    def _manifest(self, name: str, version: str) -> Manifest | None:
+        """That of a version, which the embedded model does not have."""
+        try:
+            return self._repository.manifest(name, version)
+        except ModelRefused:
+            return None
 
     def install(self, opened: Opened) -> None:
         """Have a version answer all requests that begin from now on."""
@@ -182,6 +192,11 @@ class ModelHost:
         """What the live version of a model takes and gives; None where no version is live."""
         opened = self._opened.get(name)
         return None if opened is None else opened.served.signature
+
+    def about(self, name: str) -> About:
+        """What people are told of the live version of a model."""
+        opened = self._opened.get(name)
+        return About() if opened is None else opened.about
 
     def document(self, app: FastAPI) -> bytes:
         """The OpenAPI document of `app` and of all that is live; it is made once for each change."""

@@ -1,6 +1,6 @@
 """The trained models: which there are, what each takes and gives, and on the ordinary road their predictions."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict
@@ -9,35 +9,53 @@ from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.fast_route import FastRoute, answer
 from weighbridge.adapters.http.model_description import LIVE, VERSIONED
 from weighbridge.adapters.http.model_host import ModelHost, Opened
-from weighbridge.adapters.http.openapi import problems
+from weighbridge.adapters.http.openapi import MODELS, problems
 from weighbridge.adapters.http.problems import Problem
-from weighbridge.adapters.manifest import ColumnSpec
+from weighbridge.adapters.manifest import About, ColumnSpec
 from weighbridge.application.catalogue import Calls, ModelEntry, VersionState
 from weighbridge.domain.errors import ModelNotFound
 
-router = APIRouter(route_class=FastRoute, tags=["models"])
+router = APIRouter(route_class=FastRoute, tags=[MODELS])
 
 ModelsDep = Annotated[ModelHost, Depends(ApplicationScoped("models"))]
 
 
 class ModelSummary(BaseModel):
-    """A model, by which of its versions answers."""
+    """A model, by which of its versions answers, and what people are told of that."""
 
     name: str
     live: str | None
     reason: str | None = None
+    title: str | None
+    description: str | None
+    owner: str | None
 
     @classmethod
-    def of(cls, entry: ModelEntry) -> Self:
-        """The summary of an entry in the catalogue."""
-        return cls(name=entry.name, live=entry.live, reason=entry.reason)
+    def of(cls, entry: ModelEntry, about: About, **more: Any) -> Self:
+        """That of an entry in the catalogue."""
+        return cls(name=entry.name, live=entry.live, reason=entry.reason, **about.model_dump(), **more)
 
 
 class Models(BaseModel):
     """All models."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"models": [{"name": "default", "live": "embedded", "reason": None}]}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "models": [
+                        {
+                            "name": "default",
+                            "live": "embedded",
+                            "reason": None,
+                            "title": None,
+                            "description": None,
+                            "owner": None,
+                        }
+                    ]
+                }
+            ]
+        }
     )
 
     models: list[ModelSummary]
@@ -71,7 +89,7 @@ _NO_MODEL = {**problems(Problem.MODEL_NOT_FOUND), "4XX": problems(Problem.BAD_RE
 @router.get("/models", summary="All models")
 def all_models(models: ModelsDep) -> Models:
     """Name the models, and the version of each that is live."""
-    return Models(models=[ModelSummary.of(entry) for _, entry in sorted(models.entries.items())])
+    return Models(models=[ModelSummary.of(entry, models.about(name)) for name, entry in sorted(models.entries.items())])
 
 
 @router.get("/models/{name}", summary="One model", responses=_NO_MODEL)
@@ -80,10 +98,9 @@ async def one_model(name: str, models: ModelsDep) -> ModelPage:
     entry, signature = models.entries.get(name), models.signature(name)
     if entry is None:
         raise ModelNotFound
-    return ModelPage(
-        name=name,
-        live=entry.live,
-        reason=entry.reason,
+    return ModelPage.of(
+        entry,
+        models.about(name),
         previous=entry.previous,
         calls=entry.calls,
         inputs=None if signature is None else [ColumnSpec.of(column) for column in signature.inputs],

@@ -16,21 +16,33 @@ from starlette.responses import HTMLResponse, Response
 from weighbridge.adapters.http.dependencies import ApplicationScoped
 from weighbridge.adapters.http.errors import ProblemDetails
 from weighbridge.adapters.http.problems import Problem
+from weighbridge.application.catalogue import EMBEDDED
 
 router = APIRouter(include_in_schema=False)
 
 SCHEMAS = "#/components/schemas/{model}"
 """Where in the document a schema is, by its name."""
 
+MODELS, SERVICE = "The models", "The service"
+"""Tags, which no model can be named as: those of other operations are the names of models."""
+
+_TAGS = (
+    {"name": EMBEDDED.name, "description": "The embedded model"},
+    {"name": MODELS, "description": "Which there are, and what each takes and gives"},
+    {"name": SERVICE, "description": "What it is, and whether it answers"},
+)
+
+# Of fastapi-offline: the Swagger UI of swagger-ui-bundle is too old for OpenAPI 3.1.
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A part of the document: path items by their paths, and schemas by their names."""
+    """A part of the document: path items by their paths, schemas by their names, and the tag of its operations."""
 
     paths: dict[str, Any]
     schemas: dict[str, Any]
+    tag: dict[str, Any]
 
 
 @router.get("/openapi.json")
@@ -50,6 +62,7 @@ async def docs() -> HTMLResponse:
         swagger_js_url=script,
         swagger_css_url=style,
         swagger_favicon_url=icon,
+        swagger_ui_parameters={"docExpansion": "none", "defaultModelsExpandDepth": 0},
     )
 
 
@@ -85,7 +98,7 @@ def problems(*kinds: Problem) -> dict[int | str, dict[str, Any]]:
 
 
 def _example(kind: Problem) -> dict[str, Any]:
-    _, _, body = kind.reply("what was expected, and what came", "0f3c5a7e9b1d-2a")
+    _, _, body = kind.reply("The reason, and the remedy", "0f3c5a7e9b1d-2a")
     return dict(orjson.loads(body))
 
 
@@ -94,10 +107,14 @@ def describe(app: FastAPI, parts: Iterable[Described] = ()) -> dict[str, Any]:
     if app.openapi_schema is None:
         app.openapi_schema = _describe_routes(app)
     paths, components = {**app.openapi_schema["paths"]}, {**app.openapi_schema["components"]["schemas"]}
+    own = {tag["name"]: tag for tag in app.openapi_schema["tags"]}
+    of_models = {}
     for part in parts:
         paths |= part.paths
         components |= part.schemas
-    return {**app.openapi_schema, "paths": paths, "components": {"schemas": components}}
+        of_models[part.tag["name"]] = part.tag
+    tags = {**dict(sorted(of_models.items())), **own}
+    return {**app.openapi_schema, "paths": paths, "components": {"schemas": components}, "tags": [*tags.values()]}
 
 
 def _describe_routes(app: FastAPI) -> dict[str, Any]:
@@ -105,4 +122,8 @@ def _describe_routes(app: FastAPI) -> dict[str, Any]:
     schema = ProblemDetails.model_json_schema(ref_template=SCHEMAS)
     nested = schema.pop("$defs")
     document["components"]["schemas"] |= {ProblemDetails.__name__: schema} | nested
+    used = {
+        tag for path in document["paths"].values() for operation in path.values() for tag in operation.get("tags", ())
+    }
+    document["tags"] = [tag for tag in _TAGS if tag["name"] in used]
     return document

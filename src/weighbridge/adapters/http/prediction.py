@@ -26,9 +26,10 @@ class EmbeddedRoute(FastRoute):
     model = EMBEDDED_LABEL
 
 
-router = APIRouter(route_class=EmbeddedRoute, tags=["prediction"])
+router = APIRouter(route_class=EmbeddedRoute, tags=[EMBEDDED_LABEL.name])
 
 # A list stops at its first bad item: to name each of millions would cost more memory than the body.
+# Without FailFast each bad item of a large body would become an error many times its own size.
 Numbers = Annotated[list[float], FailFast()]
 ScaleFactor = Annotated[float, Field(gt=0, description="What the score is multiplied by.")]
 
@@ -120,7 +121,7 @@ class BatchOutput:
 def _from_binary(body: bytes | bytearray) -> NDArray[np.float64]:
     if not body or len(body) % _DOUBLE.itemsize:
         raise RefusedRequest(
-            Problem.INPUT_INVALID, f"expected rows of little-endian float64, 8 bytes each, got {len(body)} bytes"
+            Problem.INPUT_INVALID, f"expected numbers of 8 bytes (little-endian float64), got {len(body)} bytes"
         )
     return np.frombuffer(body, _DOUBLE)
 

@@ -13,6 +13,9 @@ import orjson
 Reply = tuple[int, bytes, bytes]
 """A whole HTTP reply, whichever road carries it: status, media type, body."""
 
+BEGINNING = b'{"type":"urn:weighbridge:'
+"""How the body of each problem begins, and no other body."""
+
 _ID = "the request id"
 
 
@@ -20,24 +23,24 @@ _ID = "the request id"
 class Problem(Enum):
     """The kinds of errors: status and title; the code is the member's name in lower case."""
 
-    BAD_REQUEST = 400, "The request cannot be understood"
-    FEATURE_COUNT_MISMATCH = 400, "A row is not as wide as the model"
+    BAD_REQUEST = 400, "The request is malformed"
+    FEATURE_COUNT_MISMATCH = 400, "A row has the wrong number of features"
     UNAUTHORIZED = 401, "The token is missing or wrong"
-    FORBIDDEN = 403, "The request may not come from there"
-    NOT_FOUND = 404, "There is nothing at this path"
-    MODEL_NOT_FOUND = 404, "There is no such model"
+    FORBIDDEN = 403, "Requests from other sites are forbidden"
+    NOT_FOUND = 404, "No such path"
+    MODEL_NOT_FOUND = 404, "No such model"
     VERSION_NOT_FOUND = 404, "The model has no such version"
     VERSION_NOT_LIVE = 404, "Another version of the model is live"
-    METHOD_NOT_ALLOWED = 405, "This path does not take this method"
+    METHOD_NOT_ALLOWED = 405, "This path does not support this method"
     REQUEST_TIMEOUT = 408, "The request took too long to arrive"
     NOTHING_TO_ROLL_BACK = 409, "No other version was live before"
     BODY_TOO_LARGE = 413, "The body is too large"
     TOO_MANY_ROWS = 413, "The batch has too many rows"
     URI_TOO_LONG = 414, "The request target is too long"
-    UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not accepted"
-    EXPECTATION_FAILED = 417, "The expectation cannot be met"
+    UNSUPPORTED_MEDIA_TYPE = 415, "The media type of the body is not supported"
+    EXPECTATION_FAILED = 417, "The Expect header is not supported"
     MISDIRECTED = 421, "The request is meant for another host"
-    JSON_INVALID = 422, "The body is not JSON"
+    JSON_INVALID = 422, "The body is not valid JSON"
     INPUT_INVALID = 422, "The body does not fit the schema"
     PREDICTION_NOT_FINITE = 422, "The prediction is not a finite number"
     FEATURES_NOT_FINITE = 422, "A feature is not a finite number"
@@ -50,8 +53,8 @@ class Problem(Enum):
     METHOD_NOT_IMPLEMENTED = 501, "The method is not implemented"
     MODEL_UNAVAILABLE = 503, "The model is out of service"
     NOT_READY = 503, "The service is not ready"
-    OVERLOADED = 503, "The service has more requests than it can hold"
-    DEADLINE_EXCEEDED = 504, "The time for the request has passed"
+    OVERLOADED = 503, "The service is overloaded"
+    DEADLINE_EXCEEDED = 504, "The request missed its deadline"
     HTTP_VERSION_NOT_SUPPORTED = 505, "The version of HTTP is not supported"
 
     def __init__(self, status: int, title: str) -> None:
@@ -104,7 +107,7 @@ def overloaded(request_id: str) -> Reply:
 
 def internal_error(request_id: str) -> Reply:
     """The reply to a request that failed for a reason nobody foresaw."""
-    return Problem.INTERNAL_ERROR.reply("the request is not to blame; the service's log has the cause", request_id)
+    return Problem.INTERNAL_ERROR.reply("The request is not to blame; the service's log has the cause", request_id)
 
 
 class RefusedRequest(Exception):

@@ -31,37 +31,40 @@ class SignatureTypes:
 
     def __init__(self, model: str, version: str, signature: Signature) -> None:
         outputs = _fields(signature.outputs)
-        prediction = _typed_dict(f"{model}_Prediction", outputs) if len(outputs) > 1 else next(iter(outputs.values()))
+        self._prefix = f"{model}_"
+        prediction = self._titled("Prediction", outputs) if len(outputs) > 1 else next(iter(outputs.values()))
         about = {"status": Literal["success"], "model": Literal[model], "version": Literal[version]}
         inputs = _fields(signature.inputs)
-        self.row: Any = _strict(f"{model}_Row", inputs)
+        self.row: Any = self._titled("Row", inputs, STRICT)
         self.rows: Any = _list_of(self.row)
         [one, *_] = cells = inputs.values()
         row_of_cells = Annotated[tuple.__class_getitem__((*cells,)), FailFast()] if signature.vector is None else one
         self.cells: Any = _list_of(row_of_cells)
-        self.answer: Any = _typed_dict(f"{model}_Answer", {"prediction": prediction, **about})
-        self.answers: Any = _typed_dict(
-            f"{model}_Answers", {"predictions": list.__class_getitem__(prediction), **about}
-        )
+        self.answer: Any = self._titled("Answer", {"prediction": prediction, **about})
+        self.answers: Any = self._titled("Answers", {"predictions": list.__class_getitem__(prediction), **about})
 
     def schemas(self, ref_template: str) -> tuple[Schema, Schema, Schema]:
-        """The schemas of a request's body and of the reply, and by name those that they refer to."""
+        """The schemas of a request's body and of the reply, and by name those that they refer to.
+
+        Their names begin with the model's name, which pydantic is not told: it drops what is before a dot.
+        """
         parts = (self.row, self.rows, self.answer, self.answers)
         adapters: Any = [(place, "validation", TypeAdapter(part)) for place, part in enumerate(parts)]
-        by_place, definitions = TypeAdapter.json_schemas(adapters, ref_template=ref_template)
+        prefixed = ref_template.format(model=f"{self._prefix}{{model}}")
+        by_place, definitions = TypeAdapter.json_schemas(adapters, ref_template=prefixed)
         row, rows, answer, answers = by_place.values()
-        return {"anyOf": [row, rows]}, {"anyOf": [answer, answers]}, definitions["$defs"]
+        schemas = {f"{self._prefix}{name}": schema for name, schema in definitions["$defs"].items()}
+        return {"anyOf": [row, rows]}, {"anyOf": [answer, answers]}, schemas
+
+    def _titled(self, name: str, fields: Mapping[str, Any], config: ConfigDict | None = None) -> Any:
+        made = _typed_dict(name, fields)
+        made.__pydantic_config__ = ConfigDict(**(config or {}), title=f"{self._prefix}{name}")
+        return made
 
 
 def example(columns: Iterable[Column]) -> dict[str, Any]:
     """Values that fit these columns, by their names."""
     return {column.name: _example(column) for column in columns}
-
-
-def _strict(name: str, fields: Mapping[str, Any]) -> Any:
-    made = _typed_dict(name, fields)
-    made.__pydantic_config__ = STRICT
-    return made
 
 
 def _list_of(row: Any) -> Any:

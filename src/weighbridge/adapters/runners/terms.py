@@ -35,13 +35,15 @@ class Placed:
     """A version, and where it is called: by runners on these `terms`, or inline, at most `slice_rows` at once.
 
     So many rows hold the event loop for 5 ms. `manifest` is what was opened by the runners, whatever has become of the
-    file since; where the version is called inline, each process reads it for itself.
+    file since; where the version is called inline, each process reads it for itself. So it does for what is called
+    `in_thread`, since there can be no runners.
     """
 
     version: str
     slice_rows: int = 1
     terms: Terms | None = None
     manifest: str = ""
+    in_thread: bool = False
 
 
 class Board:

@@ -65,6 +65,6 @@ def runtime(name: RuntimeName) -> Runtime:
         module: Any = import_module(f"{__name__}.{_MODULES[name]}")
     except ModuleNotFoundError as exc:
         install = f"pip install 'weighbridge[{name}]'"
-        raise ModelRefused(f"expected the packages of the runtime {name}, got no {exc.name}; {install}") from exc
+        raise ModelRefused(f"the runtime {name} needs the package {exc.name}; {install}") from exc
     runtime: Runtime = module
     return runtime

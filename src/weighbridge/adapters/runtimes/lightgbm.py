@@ -51,13 +51,13 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
         trained = iter(booster.pandas_categorical or ())
         categorical = [column.categories is not None for column in inputs]
         if sum(categorical) != len(booster.pandas_categorical or ()):
-            raise ModelRefused("expected categories that are texts in the columns that had categories in training")
+            raise ModelRefused("columns that had categories in training must have categories that are texts")
         check_categories(inputs, [next(trained) if is_one else None for is_one in categorical])
     text = booster.model_to_string()
     outputs = regression(score_width(_Score(booster), booster.num_feature()))
     if hasattr(model, "classes_"):
         if model.objective_ not in _OBJECTIVES:
-            raise ModelRefused(f"expected a classifier of an objective among {', '.join(_OBJECTIVES)}, got another")
+            raise ModelRefused(f"the objective of a classifier must be one of {', '.join(_OBJECTIVES)}")
         classes = model.classes_.tolist()
         outputs = classification(classes)
         if outputs[0].categories is None:
@@ -73,7 +73,7 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """
     text = artefact.read().decode(errors="replace")
     if not text.startswith("tree\n") or "\nend of parameters\n" not in text:
-        raise ModelRefused("expected the text of a LightGBM model, up to the end of its parameters, got another")
+        raise ModelRefused("not the text of a LightGBM model, up to the end of its parameters")
     lightgbm.register_logger(logging.getLogger("lightgbm"))  # else it writes to standard output
     classes = _CLASSES.search(text)
     # with their sizes known, LightGBM reads trees in threads, where its own errors end the process

@@ -71,13 +71,13 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     signature = manifest.signature()
     _check_inputs(signature.inputs, weights)
     if _shapes(signature.outputs) != _shapes(_OUTPUTS):
-        raise ModelRefused("expected one output of a linear model, prediction of type float, got others")
+        raise ModelRefused("a linear model has one output, prediction of type float")
     return LinearModel(signature, weights)
 
 
 def _check_inputs(inputs: tuple[Column, ...], weights: Weights) -> None:
     if _shapes(inputs) != [(VECTOR, Kind.FLOAT, len(weights))]:
-        raise ModelRefused(f"expected one input of a linear model, {VECTOR} of {len(weights)} floats, got others")
+        raise ModelRefused(f"a linear model has one input, {VECTOR} of {len(weights)} floats")
 
 
 def _shapes(columns: tuple[Column, ...]) -> list[tuple[str, Kind, int | None]]:

@@ -96,7 +96,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     try:
         found = session.run(None, feed)
     except Exception as exc:
-        raise ModelRefused(f"expected a model that takes one row of its inputs, got one that does not: {exc}") from exc
+        raise ModelRefused(f"the model does not take one row of its inputs: {exc}") from exc
     names = [_NAMES.get(output.name, output.name) for output in session.get_outputs()]
     if len(names) == 1:
         names = ["prediction"]
@@ -146,7 +146,7 @@ def _feed(signature: Signature, tensors: list[Any]) -> Feed:
         dtypes = [_fitting(tensor, column, width) for column in signature.inputs]
         return _AsMatrix(tensor, dtypes[0], signature)
     names = ", ".join(tensor.name for tensor in tensors)
-    raise ModelRefused(f"expected columns with the names of the model's inputs, {names}; got others")
+    raise ModelRefused(f"the columns must have the names of the model's inputs: {names}")
 
 
 class _ByName:

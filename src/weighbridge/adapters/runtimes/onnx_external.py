@@ -48,11 +48,10 @@ def refuse_external_data(artefact: Artefact) -> None:
         with artefact.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             external = _refers(data)
     except (LookupError, ValueError) as exc:  # mmap takes no empty file, either
-        raise ModelRefused("expected an ONNX model, got bytes that are not one") from exc
+        raise ModelRefused("not an ONNX model") from exc
     if external:
         raise ModelRefused(
-            "expected an ONNX model in one file, got one with external data; save it as one: "
-            "onnx.save_model(onnx.load(FILE), OTHER_FILE)"
+            "the ONNX model has external data; save it as one file: onnx.save_model(onnx.load(FILE), OTHER_FILE)"
         )
 
 

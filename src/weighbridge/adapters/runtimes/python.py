@@ -34,7 +34,7 @@ class PythonModel:
         given = self._scorer.predict(batch.columns())
         expected = {column.name for column in self.signature.outputs}
         if set(given) != expected:
-            raise ValueError(f"expected the outputs {sorted(expected)}, got others")
+            raise ValueError(f"the outputs must be {sorted(expected)}")
         return tuple(as_output(column, given[column.name]) for column in self.signature.outputs)
 
 
@@ -47,23 +47,20 @@ def takes(model: object) -> bool:
 def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     """Raises ModelRefused."""
     del inputs
-    raise ModelRefused(f"expected a model that can be told as data, got {type(model).__name__}; write its model.toml")
+    raise ModelRefused(f"{type(model).__name__} cannot be written as data; write its model.toml by hand")
 
 
 def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """Import the entry and make it. Raises ModelRefused where it may not or cannot, or whatever the class does."""
     entry = manifest.entry or ""
     if not trust.python:
-        raise ModelRefused(
-            f"expected a model in a format of data only, got the Python class {entry}, which can run any code; "
-            "set WEIGHBRIDGE_PYTHON_MODELS=true to allow it"
-        )
+        raise ModelRefused(f"the Python class {entry} can run any code; set WEIGHBRIDGE_PYTHON_MODELS=true to allow it")
     module, _, name = entry.partition(":")
     try:
         made = getattr(import_module(module), name)
     except (ImportError, AttributeError) as exc:
-        raise ModelRefused(f"entry: expected a class that can be imported, got {entry}: {exc}") from exc
+        raise ModelRefused(f"entry: cannot import {entry}: {exc}") from exc
     scorer = made() if manifest.artefact is None else made(artefact.read())
     if not callable(getattr(scorer, "predict", None)):
-        raise ModelRefused(f"entry: expected a class with a method predict, got {entry}")
+        raise ModelRefused(f"entry: {entry} has no method predict")
     return PythonModel(manifest.signature(), scorer)

@@ -112,12 +112,12 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     model = getattr(model, "best_estimator_", model)
     name = type(model).__name__
     if not hasattr(model, "predict"):
-        raise ModelRefused(f"expected an estimator that can predict, got {name}")
+        raise ModelRefused(f"{name} has no method predict")
     try:
         check_is_fitted(model)
         artefact = skops.io.dumps(model)
     except Exception as exc:
-        raise ModelRefused(f"expected a fitted estimator that skops can tell as data, got {name}: {exc}") from exc
+        raise ModelRefused(f"{name} is not fitted, or skops cannot write it as data: {exc}") from exc
     libraries = {"scikit-learn": sklearn.__version__, "skops": skops.__version__}
     return Packed(artefact, "model.skops", _outputs(model), libraries)
 
@@ -127,13 +127,13 @@ def _outputs(model: Any) -> tuple[Column, ...]:
     if classes is None:
         return (Column(name="prediction", kind=Kind.FLOAT if is_regressor(model) else Kind.INT),)
     if not isinstance(classes, np.ndarray):
-        raise ModelRefused("expected a classifier of one label, got one of several; package one model for each")
+        raise ModelRefused("a classifier of several labels is not supported; package one model for each label")
     if classes.dtype.kind in "UO" and all(isinstance(label, str) for label in classes):
         label = Column(name="label", kind=Kind.STRING, categories=tuple(map(str, classes)))
     elif classes.dtype.kind in _CLASSES:
         label = Column(name="label", kind=_CLASSES[classes.dtype.kind])
     else:
-        raise ModelRefused("expected classes that are texts, integers, floats or booleans, got others")
+        raise ModelRefused("the classes must be texts, integers, floats or booleans")
     if not hasattr(model, "predict_proba"):
         return (label,)
     return label, Column(name="probabilities", kind=Kind.FLOAT, width=len(classes))
@@ -160,7 +160,7 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """The estimator in a skops file. Raises ModelRefused, or whatever skops or scikit-learn do."""
     content = artefact.read()
     if not content.startswith(b"PK"):
-        raise ModelRefused("expected a skops file, got another format; what could be a pickle is never loaded")
+        raise ModelRefused("not a skops file; a file that could be a pickle is never loaded")
     admitted = admit(content, trust.types)
     warnings.filterwarnings("ignore", module="sklearn")  # by the library's habit they come anew with every request
     estimator = skops.io.loads(content, trusted=admitted)
@@ -175,5 +175,5 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     for column in signature.outputs:
         if not hasattr(estimator, _METHODS.get(column.name, "")):
             known = ", ".join(_METHODS)
-            raise ModelRefused(f"expected outputs that the estimator has, of {known}; got {column.name}")
+            raise ModelRefused(f"the estimator has no output {column.name}; it has {known}")
     return SklearnModel(signature, estimator)

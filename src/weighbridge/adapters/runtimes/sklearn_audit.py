@@ -115,7 +115,7 @@ def _held(thing: Any) -> dict[str, Any]:
 
 def _check(thing: Any, trusted: Collection[str]) -> None:
     if isinstance(thing, _KEPT):
-        raise ModelRefused(f"expected {type(thing).__name__} in an estimator made of it, got one elsewhere")
+        raise ModelRefused(f"{type(thing).__name__} is outside an estimator that uses it")
     if isinstance(thing, type | FunctionType):
         _check_callable(thing, trusted)
     elif isinstance(thing, BaseEstimator) or _name(type(thing)) not in trusted:
@@ -134,15 +134,15 @@ def _check_callable(thing: Any, trusted: Collection[str]) -> None:
     """Whoever calls it gives it arguments from the file, which compiled functions and types do not look at."""
     plain = thing.__module__ in ("builtins", "numpy") if isinstance(thing, type) else thing not in _CLUSTERINGS
     if not plain and _name(thing) not in trusted:
-        raise ModelRefused(f"expected {thing.__name__} where an estimator keeps it, got it elsewhere")
+        raise ModelRefused(f"{thing.__name__} is not where an estimator keeps it")
 
 
 def _check_attributes(thing: Any) -> None:
     for name in _held(thing):
         if name.startswith("__") or isinstance(thing, partial):
-            raise ModelRefused(f"expected {type(thing).__name__} as its library makes it, got one with more attributes")
+            raise ModelRefused(f"{type(thing).__name__} has attributes that its library does not give it")
         if name in _METHODS or callable(getattr(type(thing), name, None)):
-            raise ModelRefused(f"expected the method {name} of {type(thing).__name__}, got an attribute in its place")
+            raise ModelRefused(f"{type(thing).__name__} has an attribute in place of its method {name}")
 
 
 def _check_composition(estimator: Any, trusted: Collection[str]) -> None:
@@ -153,10 +153,10 @@ def _check_composition(estimator: Any, trusted: Collection[str]) -> None:
             raise ModelRefused(f"expected estimators in {name} of {of_type}, got {type(member).__name__}")
     for name in _CHOICES & held.keys():
         if not all(_is_one_of(_PREDICTIONS, choice) for choice in _flat(held[name])):
-            raise ModelRefused(f"expected methods that predict in {name} of {of_type}, got others")
+            raise ModelRefused(f"{name} of {of_type} names methods that do not predict")
     getter = held.get("importance_getter")
     if isinstance(getter, str) and not _IMPORTANCES.fullmatch(getter):
-        raise ModelRefused(f"expected a path to coef_ or feature_importances_ in {of_type}, got another")
+        raise ModelRefused(f"{of_type} must name a path to coef_ or feature_importances_")
 
 
 def _members(held: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -194,7 +194,7 @@ def _settle_estimator(estimator: Any) -> None:
         if name in held:
             held[name] = calm
     if isinstance(estimator, _VectorizerMixin) and estimator.input != "content":
-        raise ModelRefused(f"expected {type(estimator).__name__} to take texts, got one that opens files")
+        raise ModelRefused(f"{type(estimator).__name__} must take texts; this one opens files")
     for name, check in _ATTRIBUTES.items():
         if name in held:
             check(estimator)
@@ -210,7 +210,7 @@ def _check_tree(estimator: Any) -> None:
             f"expected a tree in a decision tree, got {type(tree).__name__} in {type(estimator).__name__}"
         )
     if not 0 < tree.node_count <= tree.capacity:
-        raise ModelRefused(f"expected as many nodes as the tree has, {tree.capacity}, got {tree.node_count}")
+        raise ModelRefused(f"expected {tree.capacity} nodes of a tree, got {tree.node_count}")
     leaf = tree.children_left == -1
     _check_nodes(tree.children_left, tree.children_right, tree.feature, leaf, estimator.n_features_in_)
 
@@ -222,9 +222,9 @@ def _check_nodes(
     own = np.flatnonzero(~leaf)
     for children in (left[own], right[own]):
         if (children <= own).any() or (children >= len(leaf)).any():
-            raise ModelRefused("expected nodes of a tree that lead to later ones of it, got others")
+            raise ModelRefused("a node of a tree does not lead to a later one")
     if (feature[own] < 0).any() or (feature[own] >= width).any():
-        raise ModelRefused(f"expected nodes of a tree that look at one of {width} features, got others")
+        raise ModelRefused(f"a node of a tree reads a feature outside the {width} that exist")
 
 
 def _check_widths(ensemble: Any) -> None:
@@ -233,7 +233,7 @@ def _check_widths(ensemble: Any) -> None:
     features = vars(ensemble).get("estimators_features_")
     widths = [ensemble.n_features_in_] * len(members) if features is None else [len(chosen) for chosen in features]
     if [member.n_features_in_ for member in members] != widths:
-        raise ModelRefused(f"expected {type(ensemble).__name__} of members as wide as itself, got others")
+        raise ModelRefused(f"the members of {type(ensemble).__name__} do not have its width")
 
 
 def _check_stages(boosting: Any) -> None:
@@ -246,7 +246,7 @@ def _check_stages(boosting: Any) -> None:
 
 def _check_predictors(estimator: Any) -> None:
     if not isinstance(estimator, BaseHistGradientBoosting):
-        raise ModelRefused(f"expected predictors in gradient boosting, got some in {type(estimator).__name__}")
+        raise ModelRefused(f"{type(estimator).__name__} holds predictors of gradient boosting")
     categorical = np.asarray(estimator._bin_mapper.is_categorical_)  # as its own prediction takes it
     row = np.zeros((1, estimator.n_features_in_), dtype=object)  # of numbers and texts alike
     width = min(estimator._preprocess_X(row, reset=False).shape[1], len(categorical))
@@ -257,7 +257,7 @@ def _check_predictors(estimator: Any) -> None:
         _check_nodes(left, right, nodes["feature_idx"], leaf, width)
         chooses = nodes[~leaf & (nodes["is_categorical"] != 0)]
         if not categorical[chooses["feature_idx"]].all() or (chooses["bitset_idx"] >= len(bitsets)).any():
-            raise ModelRefused("expected nodes of a tree that look at categories that there are, got others")
+            raise ModelRefused("a node of a tree reads categories that do not exist")
 
 
 def _check_support(estimator: Any) -> None:
@@ -270,13 +270,13 @@ def _check_support(estimator: Any) -> None:
         or estimator._dual_coef_.size != (classes - 1) * vectors
         or sizes != {(classes * (classes - 1) // 2,)}
     ):
-        raise ModelRefused(f"expected coefficients for each of {vectors} support vectors, got others")
+        raise ModelRefused(f"the coefficients do not match the {vectors} support vectors")
 
 
 def _rebuild(estimator: Any) -> None:
     """Index the neighbours anew: cheaper than to look through an index, and no less fast than to load it."""
     if not isinstance(estimator, NeighborsBase):
-        raise ModelRefused(f"expected an index in a model of neighbours, got one in {type(estimator).__name__}")
+        raise ModelRefused(f"{type(estimator).__name__} holds an index of neighbours")
     if estimator._tree is not None:
         index = {"kd_tree": KDTree, "ball_tree": BallTree}[estimator._fit_method]
         metric, parameters = estimator.effective_metric_, estimator.effective_metric_params_
@@ -285,12 +285,12 @@ def _rebuild(estimator: Any) -> None:
 
 def _check_centres(clusterer: Any) -> None:
     if clusterer.cluster_centers_.shape[1:] != (clusterer.n_features_in_,):
-        raise ModelRefused(f"expected centres of {type(clusterer).__name__} as wide as itself, got others")
+        raise ModelRefused(f"the centres of {type(clusterer).__name__} do not have its width")
 
 
 def _check_clustering(estimator: Any) -> None:
     if estimator._kmeans_single not in _CLUSTERINGS:
-        raise ModelRefused(f"expected a function of k-means in {type(estimator).__name__}, got another")
+        raise ModelRefused(f"{type(estimator).__name__} must hold a function of k-means")
 
 
 _ATTRIBUTES = {

@@ -72,7 +72,7 @@ def admit(content: bytes, trusted: Collection[str]) -> list[str]:
     strangers = sorted(found - TYPES - set(trusted))
     if strangers:
         raise ModelRefused(
-            f"expected types of scikit-learn that are known to be harmless, got {', '.join(strangers)}; if you trust "
+            f"the file holds types that are not known to be harmless: {', '.join(strangers)}; if you trust "
             "them, name them in trusted_types of weighbridge.package, and to serve them in WEIGHBRIDGE_TRUSTED_TYPES"
         )
     with zipfile.ZipFile(io.BytesIO(content)) as file:
@@ -86,22 +86,22 @@ def _check_nodes(schema: Any) -> None:
     known: dict[object, str] = {}
     for part in _mappings(schema):
         if any(name.startswith("__array") for name in part):
-            raise ModelRefused("expected no addresses of memory, got an attribute in which numpy would follow one")
+            raise ModelRefused("an attribute may hold a memory address, which numpy would follow")
         if "__loader__" not in part:
             continue
         loader, name = part["__loader__"], f"{part['__module__']}.{part['__class__']}"
         if name in TYPES and loader not in _SILENT:
-            raise ModelRefused(f"expected {name} to be kept, got a call of it")
+            raise ModelRefused(f"{name} would be called while the file is read")
         if loader == "JsonNode" and isinstance(json.loads(part["content"]), dict | list):
-            raise ModelRefused("expected one text or number as JSON, got several")
+            raise ModelRefused("a JSON node holds several values instead of one")
         if loader == "DictNode":
             roles[id(part["key_types"])] = "types of keys"
             if any(key["__loader__"] != "TypeNode" for key in part["key_types"]["content"]):
-                raise ModelRefused("expected keys of plain types, got what would be called to make them")
+                raise ModelRefused("the keys of a dictionary are not of plain types")
         # skops takes the first node of an id for all of them, whatever the others say.
         role = roles.get(id(part), loader)
         if "__id__" in part and known.setdefault(part["__id__"], role) != role:
-            raise ModelRefused("expected an id for each node, got nodes of several kinds that share one")
+            raise ModelRefused("nodes of different kinds share one id")
 
 
 def _mappings(schema: Any) -> Iterator[Mapping[str, Any]]:

@@ -101,14 +101,14 @@ def classification(classes: Sequence[Any]) -> tuple[Column, ...]:
     elif all(isinstance(value, bool) for value in classes):
         label = Column(name="label", kind=Kind.BOOL)
     elif not all(value == int(value) for value in classes):
-        raise ModelRefused("expected classes that are texts, integers or booleans, got others")
+        raise ModelRefused("the classes must be texts, integers or booleans")
     return label, Column(name="probabilities", kind=Kind.FLOAT, width=len(classes))
 
 
 def _compare(stated: tuple[Column, ...], given: tuple[Column, ...]) -> None:
     if [_shape(column) for column in stated] != [_shape(column) for column in given]:
         expected = ", ".join(f"{column.name} of type {column.kind} and width {column.width}" for column in given)
-        raise ModelRefused(f"expected the outputs that the trees have, {expected}; got others")
+        raise ModelRefused(f"the outputs must be those of the trees: {expected}")
 
 
 def _shape(column: Column) -> tuple[str, Kind, int | None]:

@@ -47,7 +47,7 @@ def pack(model: Any, inputs: tuple[Column, ...]) -> Packed:
     """A Booster, or a fitted estimator, as UBJ. Raises ModelRefused."""
     estimator = not isinstance(model, xgboost.Booster)
     if estimator and not np.isnan(model.missing):
-        raise ModelRefused("expected missing=nan, which is what a null becomes, got another value; fit it with that")
+        raise ModelRefused("a null becomes NaN, so the model must be fitted with missing=nan")
     booster = (model.get_booster() if estimator else model).copy()
     # an estimator predicts with the best iteration, a Booster with all of them: this mark tells `load` which it was
     booster.set_attr(**{_ESTIMATOR: "{}" if estimator else None})
@@ -72,7 +72,7 @@ def load(artefact: Artefact, manifest: Manifest, trust: Trust) -> Model:
     """
     content = artefact.read()
     if not content.startswith(b"{") or not content[-_BLANKS:].rstrip().endswith(b"}"):  # it would read past the end
-        raise ModelRefused("expected a model of XGBoost in UBJ or JSON, from brace to brace, got another")
+        raise ModelRefused("not a model of XGBoost in UBJ or JSON, which begins and ends with a brace")
     booster = xgboost.Booster({"nthread": trust.threads})
     booster.load_model(bytearray(content))
     return tree_model(manifest.signature(), _score(booster), features=booster.num_features())
@@ -114,7 +114,7 @@ class _Score:
 def _score(booster: Any) -> _Score:
     best = booster.attr("best_iteration") if booster.attr(_ESTIMATOR) else None
     if _config(booster)["gradient_booster"]["name"] == "gblinear":
-        raise ModelRefused("expected trees, got booster gblinear; package its weights as a linear model")
+        raise ModelRefused("the booster gblinear is not supported; package its weights as a linear model")
     return _Score(booster, (0, 0 if best is None else int(best) + 1))
 
 
@@ -131,9 +131,9 @@ def _config(booster: Any) -> Any:
 def _classes(model: Any, booster: Any, scores: int) -> tuple[Column, ...]:
     objective = _config(booster)["objective"]["name"]
     if callable(model.objective) or objective not in _PROBABILITIES:
-        raise ModelRefused(f"expected a classifier of an objective among {', '.join(_PROBABILITIES)}, got another")
+        raise ModelRefused(f"the objective of a classifier must be one of {', '.join(_PROBABILITIES)}")
     if objective.startswith("binary") and scores > 1:
-        raise ModelRefused("expected a classifier of one label, got one of several; package one model for each")
+        raise ModelRefused("a classifier of several labels is not supported; package one model for each label")
     return classification(range(max(scores, 2)))
 
 
@@ -142,7 +142,7 @@ def _check_columns(booster: Any, inputs: tuple[Column, ...]) -> None:
     if names is None or inputs[0].width is not None:
         return
     if names != [column.name for column in inputs]:
-        raise ModelRefused("expected the columns of training, in its order; take the example from that data")
+        raise ModelRefused("the columns must be those of training, in the same order; take the example from that data")
     check_categories(inputs, _categories(booster))
 
 

@@ -9,13 +9,15 @@ from typing import Any, TypeVar, cast
 import orjson
 from pydantic import TypeAdapter
 
+from weighbridge.adapters.system.memory import unnamed
+
 ValueT = TypeVar("ValueT")
 
 
 @contextmanager
 def lent(value: object) -> Iterator[int]:
     """The descriptor of memory that holds a dataclass, to be sent to another process meanwhile. Raises OSError."""
-    with os.fdopen(os.memfd_create("weighbridge-lent"), "wb", buffering=0) as file:
+    with os.fdopen(unnamed("lent"), "wb", buffering=0) as file:
         file.write(orjson.dumps(value))
         yield file.fileno()
 

@@ -12,7 +12,7 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 
 def usable_cores() -> int:
     """How many cores this process may keep busy: those of its affinity, and as many as its group's quota allows."""
-    cores = len(os.sched_getaffinity(0))
+    cores = _cores()
     for text in _limits("cpu.max"):
         quota, _, period = text.partition(" ")
         with suppress(ValueError):  # "max" is no limit
@@ -27,6 +27,13 @@ def memory_limit() -> int:
         with suppress(ValueError):
             limit = min(limit, int(text))
     return limit
+
+
+def _cores() -> int:
+    """Those of this process's affinity; all of the machine where there is no such."""
+    with suppress(AttributeError, OSError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _limits(name: str) -> Iterator[str]:

@@ -25,19 +25,27 @@ def wake_gently() -> None:
     So the supervisor finds several connections to accept, and hands them over together, instead of one at a time while
     the worker on its core waits. What it starts inherits this.
     """
-    _change_policy(os.SCHED_OTHER, os.SCHED_BATCH)
+    _change_policy("SCHED_OTHER", "SCHED_BATCH")
 
 
 def wake_at_once() -> None:
     """Have the calling thread run as soon as usual when it wakes, whatever it has inherited."""
-    _change_policy(os.SCHED_BATCH, os.SCHED_OTHER)
+    _change_policy("SCHED_BATCH", "SCHED_OTHER")
 
 
-def _change_policy(before: int, wanted: int) -> None:
+def _change_policy(before: str, wanted: str) -> None:
     """Any other policy is the operator's choice, and stays."""
-    with suppress(OSError):  # where a sandbox forbids it, it goes without
-        if os.sched_getscheduler(0) == before:
-            os.sched_setscheduler(0, wanted, os.sched_param(0))
+    if _has_policy(before):
+        with suppress(AttributeError, OSError):  # a system may not have the other one, a sandbox may forbid it
+            os.sched_setscheduler(0, getattr(os, wanted), os.sched_param(0))
+
+
+def _has_policy(name: str) -> bool:
+    """Whether the calling thread is known to be scheduled so."""
+    with suppress(AttributeError, OSError):  # macOS has no such calls, and musl's say ENOSYS
+        policy: int = getattr(os, name)
+        return os.sched_getscheduler(0) == policy
+    return False
 
 
 async def aside(function: Callable[[], ResultT]) -> ResultT:
@@ -79,17 +87,17 @@ def giving_way() -> Iterator[None]:
     that they leave. Where they leave nothing, an opening would take minutes, and nobody could get rid of a version that
     keeps all cores busy: there it has its share. With `SCHED_BATCH` it interrupts no other thread when it wakes.
     """
-    if os.sched_getscheduler(0) == os.SCHED_IDLE:  # the operator put all of the service there: nothing is below
+    if _has_policy("SCHED_IDLE"):  # the operator put all of the service there: nothing is below
         yield
         return
-    if _is_idle():
+    if _is_idle():  # known only on Linux: elsewhere the niceness would be that of all threads
         os.setpriority(os.PRIO_PROCESS, 0, _NICEST)
-    _change_policy(os.SCHED_OTHER, os.SCHED_BATCH)
+    _change_policy("SCHED_OTHER", "SCHED_BATCH")
     yield
 
 
 def _is_idle() -> bool:
-    """Whether the machine has anything left; False where no descriptor is left to look with."""
+    """Whether the machine has anything left; False where that cannot be looked at."""
     try:
         before = _spent()
         time.sleep(_LOOK_SECONDS)

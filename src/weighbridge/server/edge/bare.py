@@ -3,13 +3,14 @@
 import socket
 from time import perf_counter
 
+from weighbridge.adapters.system.sockets import AT_ONCE, MORE
 from weighbridge.server.edge.lane import END_OF_HEAD, Lane
 from weighbridge.server.edge.replies import CLOSE, Due, Replies
 
 _FIRST_BYTES = 64 * 1024
-_AT_ONCE = int(socket.MSG_DONTWAIT)  # an int is combined and passed in a fraction of the time of an enum's member
-_LOOK = _AT_ONCE | int(socket.MSG_PEEK)
-_LAST = _AT_ONCE | int(socket.MSG_MORE)
+# Looked at and not taken: uvloop reads before it hands a transport over, so later bytes would come first.
+_LOOK = AT_ONCE | int(socket.MSG_PEEK)
+_LAST = AT_ONCE | MORE
 # What kind a socket is matters to nothing that is done with it; to have it found out would take two calls more.
 _FAMILY, _STREAM = int(socket.AF_INET), int(socket.SOCK_STREAM)
 _Socket = socket.SocketType
@@ -18,7 +19,8 @@ _Socket = socket.SocketType
 class BareAnswers:
     """Answers what has come on a connection, from its descriptor, if the connection ends with that.
 
-    Only for a head that is known, a body that is whole, and a route whose requests are answered as they come.
+    Only for a head that is known, a body that is whole, and a route whose requests are answered as they come; and
+    where a socket can be asked `AT_ONCE`.
     """
 
     def __init__(self, lane: Lane, replies: Replies) -> None:
@@ -66,7 +68,7 @@ class BareAnswers:
 def _ended(connection: socket.SocketType, unread: int, reply: bytes) -> bytes | None:
     """Send a reply, which leaves in one segment with the end of the connection; or the rest, if that stays open."""
     try:
-        connection.recv(unread, _AT_ONCE)  # to close with it unread would reset the connection
+        connection.recv(unread, AT_ONCE)  # to close with it unread would reset the connection
         rest = reply[connection.send(reply, _LAST) :]
         if not rest:
             connection.shutdown(socket.SHUT_WR)  # closing would wait for the supervisor to close its descriptor, too

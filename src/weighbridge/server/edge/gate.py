@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
@@ -13,7 +12,7 @@ _SWEEP_SECONDS = 0.25
 _PAUSE_SHARE = 0.75
 
 
-class Connection(Protocol):
+class GatedConnection(Protocol):
     """What the gate asks of a connection."""
 
     def sweep(self, now: float) -> None:
@@ -37,6 +36,14 @@ class Connection(Protocol):
         ...
 
 
+class GiveBack(Protocol):
+    """Lets another process go on with a connection."""
+
+    def __call__(self, descriptor: int, /, *, kept: bool) -> bool:
+        """Whether one takes the connection, which is `kept` if it has had a request."""
+        ...
+
+
 class Gate:
     """Keeps count of the bytes that all connections buffer, and looks at each connection a few times a second.
 
@@ -44,23 +51,23 @@ class Gate:
     holders are shed until the rest fits, or is the oldest alone. So that one always comes through.
     One sweep over all connections replaces a timer for each, which would cost time on every request and leak on resets.
 
-    When the process is to end, first `draining` asks every client to leave, then `closing` ends what is at rest;
-    `give_back` takes the descriptor of such a connection where another process goes on with it.
+    When the process is to end, first `draining` asks every client to leave, then `closing` ends what is at rest. While
+    there is a `give_back`, what is at rest is given back.
     """
 
     def __init__(self, settings: Settings, vitals: Vitals | None = None) -> None:
         self.settings = settings
         self.vitals = Vitals() if vitals is None else vitals
-        self.connections: set[Connection] = set()
+        self.connections: set[GatedConnection] = set()
         self.draining = False
         self.closing = False
-        self.give_back: Callable[[int], bool] | None = None
+        self.give_back: GiveBack | None = None
         self.held = 0
         self._budget = max(settings.max_buffered_bytes, settings.max_body_bytes)
-        self._holders: OrderedDict[Connection, int] = OrderedDict()
-        self._paused: set[Connection] = set()
+        self._holders: OrderedDict[GatedConnection, int] = OrderedDict()
+        self._paused: set[GatedConnection] = set()
 
-    def hold(self, connection: Connection, size: int) -> None:
+    def hold(self, connection: GatedConnection, size: int) -> None:
         """Account for all that `connection` buffers: now `size` bytes."""
         self.held += size - self._holders.get(connection, 0)
         if size:
@@ -80,7 +87,7 @@ class Gate:
         elif self._paused:
             self._resume(self._paused)
 
-    def _resume(self, connections: set[Connection]) -> None:
+    def _resume(self, connections: set[GatedConnection]) -> None:
         self._paused = self._paused - connections
         for connection in connections:
             connection.resume()
@@ -99,3 +106,8 @@ class Gate:
         self.draining = True
         for connection in list(self.connections):
             connection.shutdown()
+
+
+def allowance(base: float, size: int) -> float:
+    """Seconds that moving `size` bytes may take: `base`, and one more for each 64 KiB."""
+    return base + size / 65536

@@ -50,7 +50,7 @@ class NoModels:
 
     def open(self, _name: str, _placed: Placed) -> Any:
         """Raises ModelRefused."""
-        raise ModelRefused("expected an application that serves models, got another one")
+        raise ModelRefused("the application serves no models")
 
     def install(self, _opened: Any) -> None:
         """There is never one to install."""
@@ -90,7 +90,7 @@ class Opening:
             raise
         except Exception as exc:
             path = f"models/{name}/{placed.version}"
-            raise ModelRefused(f"{path}: expected it to open, got {type(exc).__name__}: {exc}") from exc
+            raise ModelRefused(f"{path}: opening failed: {type(exc).__name__}: {exc}") from exc
 
     def install(self) -> None:
         """Serve what was opened."""

@@ -1,6 +1,7 @@
 """The replies of the fast lane, from a request to bytes: the same whatever kind of connection it came on."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from time import perf_counter
 from typing import NamedTuple
@@ -10,9 +11,10 @@ from uvicorn.server import ServerState
 
 from weighbridge.adapters.http.deadline import too_late
 from weighbridge.adapters.http.fast_route import CompiledRoute
-from weighbridge.adapters.http.problems import Reply, internal_error, retry_after
+from weighbridge.adapters.http.problems import Reply, internal_error, overloaded, retry_after
+from weighbridge.adapters.metrics import UNROUTED
 from weighbridge.adapters.telemetry import RequestTelemetry
-from weighbridge.server.edge.head import Head
+from weighbridge.server.edge.head import Head, Refusal
 
 CLOSE = "\r\nconnection: close"
 """The header line of a reply that is its connection's last."""
@@ -64,8 +66,34 @@ class Replies:
             self._telemetry.expired()
             reply = too_late(request_id)
         # Counted before it is written: what a client has read is in the metrics, even if this process ends right then.
-        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply[0], now - came)
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply, now - came)
         return reply, request_id, now
+
+    def expired(self, head: Head, route: CompiledRoute, came: float) -> Answered:
+        """The reply to a request whose deadline passed before its turn came."""
+        self._telemetry.expired()
+        return self._unserved(too_late, head, route, came)
+
+    def turned_away(self, head: Head, route: CompiledRoute, came: float) -> Answered:
+        """The reply to a request that would wait too long."""
+        self._telemetry.shed("queue")
+        return self._unserved(overloaded, head, route, came)
+
+    def _unserved(self, reply_to: Callable[[str], Reply], head: Head, route: CompiledRoute, came: float) -> Answered:
+        request_id = self._request_id(head.given_id)
+        reply = reply_to(request_id)
+        now = perf_counter()
+        self._telemetry.finished(route.metrics, request_id, head.method, head.target, reply, now - came)
+        return reply, request_id, now
+
+    def refused(self, refusal: Refusal) -> bytes:
+        """The reply to a request that is refused, as bytes."""
+        telemetry = self._telemetry
+        request_id = self._request_id(refusal.given_id)
+        reply = refusal.reason.problem.reply(str(refusal.reason), request_id)
+        path, spent = refusal.target.partition(b"?")[0], perf_counter() - refusal.since
+        telemetry.finished(telemetry.metrics.route(UNROUTED), request_id, b"", path, reply, spent)
+        return self.written(reply, request_id, CLOSE)
 
     def written(self, reply: Reply, request_id: str, more: str) -> bytes:
         """A whole reply, as bytes."""

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import math
 import os
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -14,29 +11,29 @@ from functools import cached_property, partial
 from typing import Protocol
 
 import uvicorn
-import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from weighbridge.adapters.runners.terms import Placed
+from weighbridge.adapters.system.allocator import settle_memory, tune_memory
+from weighbridge.adapters.system.event_loop import new_event_loop
 from weighbridge.adapters.system.lending import borrowed
 from weighbridge.adapters.system.priority import wake_at_once
+from weighbridge.adapters.system.processes import end_with, leave_signals_to_parent
+from weighbridge.adapters.system.sockets import AT_ONCE
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
-from weighbridge.server.channel import Channel, NoRoom, Word
+from weighbridge.server.channel import KEPT, Channel, NoRoom, Word
 from weighbridge.server.edge.bare import BareAnswers
+from weighbridge.server.edge.connection import Connection
 from weighbridge.server.edge.gate import Gate
 from weighbridge.server.edge.lane import Lane
 from weighbridge.server.edge.opening import Models, NoModels, Opening
-from weighbridge.server.edge.protocol import GateProtocol
+from weighbridge.server.edge.shared import Shared
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.server.supervisor.listener import reserve_descriptors, tls_context
 from weighbridge.settings import Settings
 
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-_M_ARENA_MAX = -8
-_LARGE_BLOCK = 128 * 1024
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 _LONGEST_REASON = 4096  # characters
 _PAUSE_SECONDS = 0.05
 _ENDS = 2  # of a runner: a socket, and the board
@@ -45,10 +42,12 @@ _ENDS = 2  # of a runner: a socket, and the board
 class Factory(Protocol):
     """Makes the application of a worker."""
 
-    def __call__(self, settings: Settings, memory: memoryview, live: Mapping[str, Placed]) -> ASGIApp:
+    def __call__(
+        self, settings: Settings, memory: memoryview, live: Mapping[str, Placed], opened: Callable[[], None]
+    ) -> ASGIApp:
         """The application, which counts in `memory`, and serves the versions that are `live` by their models' names.
 
-        Its lifespan raises ModelRefused when one of them cannot be served.
+        Its lifespan calls `opened` after each of them, and raises ModelRefused when one cannot be served.
         """
         ...
 
@@ -139,24 +138,29 @@ class DataPlane(uvicorn.Server):
         return self._adopted - self._gate.vitals.closed
 
     @cached_property
-    def _connection(self) -> type[GateProtocol]:
-        return GateProtocol.bound_to(self._gate, self.config, self.server_state, self.lifespan.state)
+    def _shared(self) -> Shared:
+        loop = asyncio.get_running_loop()
+        return Shared.of(self._gate, self.config, self.server_state, self.lifespan.state, loop)
 
     @cached_property
-    def _bare_answers(self) -> BareAnswers:
-        return BareAnswers(self.lifespan.state["lane"], self._connection.replies)
+    def _bare_answers(self) -> BareAnswers | None:
+        """None where the first bytes of a connection cannot be looked at as they lie there."""
+        if self.config.is_ssl or not AT_ONCE:
+            return None
+        return BareAnswers(self._shared.lane, self._shared.replies)
 
-    def adopt(self, connections: Iterable[int]) -> None:
-        """Serve connections that were accepted elsewhere, by their descriptors."""
+    def adopt(self, connections: Iterable[int], *, kept: bool = False) -> None:
+        """Serve connections that were accepted elsewhere, by their descriptors; `kept` where they have had requests."""
         for connection in connections:
             self._adopted += 1
-            rest = b"" if self.config.is_ssl else self._bare_answers.answer(connection)
+            bare = self._bare_answers
+            rest = b"" if bare is None else bare.answer(connection)
             if rest is None:
                 self._gate.vitals.closed += 1
             else:
-                self._go_on(self._adopt(connection, self._connection(rest)))
+                self._go_on(self._adopt(connection, Connection(self._shared, rest, kept=kept)))
 
-    async def _adopt(self, connection: int, protocol: GateProtocol) -> None:
+    async def _adopt(self, connection: int, protocol: Connection) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
@@ -206,26 +210,6 @@ class DataPlane(uvicorn.Server):
         yield  # they are for whoever runs it
 
 
-def tune_memory() -> None:
-    """Have malloc give back what it can: bodies that grow side by side, and threads that read files, leave no holes.
-
-    Large blocks are mapped each by itself; glibc begins so, but moves the threshold up with every one that is freed.
-    One arena serves all threads: those that read files would each keep their own. Other libraries have no such call.
-    """
-    with contextlib.suppress(AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
-def settle_memory() -> None:
-    """Give back what start-up needed only for itself; what it has built, the collector need not look at again."""
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 class Worker:
     """A data plane that is directed by a supervisor, over a channel, and begins with a catalogue."""
 
@@ -236,20 +220,29 @@ class Worker:
         self._catalogue = catalogue
         self._gate = Gate(settings, scoreboard.vitals)
         self._preparing: asyncio.Task[None] | None = None
+        self._surplus = 0.0  # connections that are to be handed back
         self.plane = DataPlane(
-            lambda: factory(settings, scoreboard.metrics, catalogue.live), settings, self._gate, self._started
+            lambda: factory(settings, scoreboard.metrics, catalogue.live, self._beat),
+            settings,
+            self._gate,
+            self._started,
         )
 
     def run(self) -> None:
         """Serve until the supervisor says otherwise, or is gone."""
+        self._beat()  # all that it needs is imported
         tune_memory()
         reserve_descriptors(self._gate.settings)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             try:
                 runner.run(self.plane.serve(sockets=[]))
             finally:
                 if self.plane.refusal is not None:
                     self._channel.send(Word.FAILED, f"0 {self.plane.refusal[:_LONGEST_REASON]}")
+
+    def _beat(self) -> None:
+        """Give a sign of life before the gate gives them."""
+        self._gate.vitals.beats += 1
 
     def _started(self) -> None:
         self._opening = Opening(self.plane.models)
@@ -285,7 +278,7 @@ class Worker:
     def _obey(self, word: Word, text: str, descriptors: list[int]) -> None:
         match word:
             case Word.CONNECTIONS:
-                self.plane.adopt(descriptors)
+                self.plane.adopt(descriptors, kept=KEPT in text)
             case Word.PREPARE:
                 number, name = text.split()
                 self._preparing = asyncio.ensure_future(self._prepare(number, name, descriptors))
@@ -301,16 +294,18 @@ class Worker:
                 self._abort()
             case Word.CATALOGUE:
                 self._tell(descriptors)
+            case Word.SHARE:
+                self._hand_back(int(text))
             case Word.DRAIN:
+                self._hand_back(0)
                 self.plane.drain()
             case _:
-                if word is Word.RETIRE:
-                    self._gate.give_back = self._give_back
+                self._hand_back(math.inf if word is Word.RETIRE else 0)
                 self.plane.close()
 
     async def _prepare(self, number: str, name: str, descriptors: list[int]) -> None:
         if not descriptors:
-            reason = f"models/{name}: expected room for one more descriptor in every worker, got none"
+            reason = f"models/{name}: a worker has no file descriptor left"
             self._channel.send(Word.FAILED, f"{number} {reason}")
             return
         placed = borrowed(Placed, descriptors[0])
@@ -345,16 +340,23 @@ class Worker:
             os.close(descriptor)
             self.plane.models.tell(entries)
 
-    def _give_back(self, descriptor: int) -> bool:
-        return self._channel.send(Word.CONNECTIONS, "", [descriptor])
+    def _hand_back(self, connections: float) -> None:
+        """Hand back so many connections, each when it is at rest."""
+        self._surplus = connections
+        self._gate.give_back = self._give_back if connections else None
+
+    def _give_back(self, descriptor: int, *, kept: bool) -> bool:
+        given = self._channel.send(Word.CONNECTIONS, KEPT if kept else "", [descriptor])
+        if given:
+            self._hand_back(self._surplus - 1)
+        return given
 
 
 def work(factory: Factory) -> None:
     """Be the worker whose channel is the descriptor that the command line names; its supervisor handles the signals."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals_to_parent()
     wake_at_once()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     _, snapshot, [memory, written] = channel.receive()  # it was sent before this process began
     scoreboard, catalogue = Scoreboard(memory), borrowed(Catalogue, written)

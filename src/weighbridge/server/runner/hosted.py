@@ -84,10 +84,10 @@ class Hosted:
 
     def entry(self) -> Calls:
         """What the catalogue says of it."""
-        inline = self.placed.terms is None
+        placement = "thread" if self.placed.in_thread else "inline" if self.placed.terms is None else "runner"
         return Calls(
-            "inline" if inline else "runner",
-            0 if inline else self.options.instances,
+            placement,
+            self.options.instances if placement == "runner" else 0,
             self.report.golden > 1,
             round(self.report.call_seconds, 7),
             round(self.report.row_seconds, 9),
@@ -101,7 +101,7 @@ class Hosted:
     def check(self) -> None:
         """Raises ModelRefused where a runner has ended since the version was opened."""
         if self.crashes:
-            raise ModelRefused(f"models/{self.name}/{self.version}: expected its process to stay, got one that ended")
+            raise ModelRefused(f"models/{self.name}/{self.version}: the process that opened it has ended")
 
     async def revive(self) -> None:
         """Start what is out of service anew. Raises ModelRefused."""

@@ -7,7 +7,6 @@ library takes seconds. It must have one thread when it forks, so it calls nothin
 import gc
 import os
 import select
-import signal
 import socket
 import sys
 import tempfile
@@ -19,13 +18,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from weighbridge.adapters.system.lending import borrowed
+from weighbridge.adapters.system.limits import confine
 from weighbridge.adapters.system.priority import wake_at_once
+from weighbridge.adapters.system.processes import bury, end_with, leave_signals_to_parent, watch
 from weighbridge.adapters.system.sandbox import Sandbox
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, Word
-from weighbridge.server.runner.confinement import confine, end_with, is_of_memory
 from weighbridge.server.runner.opening import open_version
 from weighbridge.server.runner.orders import Order
+from weighbridge.server.runner.out_of_memory import is_of_memory
 from weighbridge.server.runner.runner import OutOfMemory, Runner
 from weighbridge.server.runner.vitals import SharedVitals
 from weighbridge.settings import Settings
@@ -72,7 +73,7 @@ class _Nursery:
             self._channel.close()
             _close(self._runners)
             _be_runner(parent, self._settings, descriptors)
-        pidfd = os.pidfd_open(pid)
+        pidfd = watch(pid)
         _close(descriptors)
         self._runners[pidfd] = pid, number
         self._looks.register(pidfd, select.POLLIN)
@@ -83,21 +84,12 @@ class _Nursery:
         self._looks.unregister(pidfd)
         pid, number = self._runners.pop(pidfd)
         os.close(pidfd)
-        self._channel.send(Word.ENDED, f"{number} {_bury(pid)}")
+        self._channel.send(Word.ENDED, f"{number} {bury(pid)}")
 
 
 def _close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-def _bury(pid: int) -> int:
-    """How a process has ended, whose group ends with it."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    with suppress(ProcessLookupError, PermissionError):  # before it is waited for, so that the group is surely its own
-        os.killpg(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 def _be_runner(parent: int, settings: Settings, descriptors: list[int]) -> NoReturn:
@@ -169,8 +161,7 @@ def _enter_sandbox(order: Order, settings: Settings) -> None:
 
 def main() -> None:
     """Be the nursery whose channel is the descriptor that the command line names."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal, or systemd, sends them to all processes
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals_to_parent()
     wake_at_once()
     end_with(int(sys.argv[2]))
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))

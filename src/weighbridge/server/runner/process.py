@@ -15,7 +15,9 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from weighbridge.adapters.manifest import CODE
+from weighbridge.adapters.system import processes
 from weighbridge.adapters.system.lending import lent
+from weighbridge.adapters.system.memory import unnamed
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.channel import Channel, NoRoom, Word
 from weighbridge.server.runner.orders import Order, Report
@@ -62,7 +64,7 @@ class RunnerProcess:
         self._told: tuple[str, str] | None = None
         self._scratch: TemporaryDirectory[str] | None = None
         with ExitStack() as held, ExitStack() as passed:  # what is held goes if anything fails
-            self._errors = os.memfd_create("weighbridge-errors", os.MFD_CLOEXEC)
+            self._errors = unnamed("errors")
             held.callback(os.close, self._errors)
             self._control, theirs = Channel.pair()
             held.callback(self._control.close)
@@ -118,7 +120,7 @@ class RunnerProcess:
         self._condemned = True
         with suppress(ProcessLookupError):
             if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                processes.kill(self._pidfd)
             elif self.pid is not None and not self.ended.done():
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -131,8 +133,7 @@ class RunnerProcess:
     def kill_group(self) -> None:
         """End what it has started; for a runner whose nursery, which sees to that, has ended."""
         if self.pid is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            processes.kill_group(self.pid)
 
     def buried(self, code: int) -> None:
         """It has come to its end; releases all that is held of it."""
@@ -203,12 +204,12 @@ class RunnerProcess:
         path = f"models/{self._order.name}/{self._order.version}"
         if ending.of_memory:
             reason = (self._told or ("", last_error))[1]
-            limit = f"{self._order.memory} bytes of memory, WEIGHBRIDGE_LOAD_MEMORY_BYTES"
-            return f"{path}: expected to be opened within {limit}, got more: {reason}"
+            limit = f"{self._order.memory} bytes of memory (WEIGHBRIDGE_LOAD_MEMORY_BYTES)"
+            return f"{path}: opening needs more than {limit}: {reason}"
         if self._told is not None:
             return self._told[1]
         words = f"{ending.words}: {last_error}" if last_error else ending.words
-        return f"{path}: expected to be opened, got a process that {words}"
+        return f"{path}: the process that opened it {words}"
 
 
 class Nursery:

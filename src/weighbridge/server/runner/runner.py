@@ -18,7 +18,7 @@ from weighbridge.application.ports import Model
 from weighbridge.domain.batch import DTYPES, Batch, Outputs, Rows
 from weighbridge.domain.errors import FeatureTooLarge
 from weighbridge.server.channel import Channel, Word
-from weighbridge.server.runner.confinement import is_of_memory
+from weighbridge.server.runner.out_of_memory import is_of_memory
 from weighbridge.server.runner.vitals import RunnerVitals
 
 _MOST_BYTES = 2**32 - 1  # workers are trusted

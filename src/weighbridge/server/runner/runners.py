@@ -15,7 +15,9 @@ from weighbridge.adapters.process_metrics import HostedStatus, RunnerStatus, run
 from weighbridge.adapters.repository import Repository
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
 from weighbridge.adapters.system.machine import memory_limit, usable_cores
+from weighbridge.adapters.system.memory import shared
 from weighbridge.adapters.system.priority import aside
+from weighbridge.adapters.system.processes import NEEDED, can_be_started
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.edge.opening import Models
 from weighbridge.server.runner.hosted import Hosted
@@ -51,6 +53,8 @@ class RunnerReport:
 class Runners:
     """Opens versions, each in a process that stays to answer, or that ends where workers may call the version.
 
+    Where no process can be started, whoever is to call a version opens it, too.
+
     `came` is told of each runner that takes the place of another, `gone` of a version that is out of service. On one
     event loop, which it never blocks.
     """
@@ -68,6 +72,7 @@ class Runners:
         self._coming = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._closed = False
+        self._told = False
 
     # What is asked of it
 
@@ -81,6 +86,8 @@ class Runners:
             self._coming -= options.instances
 
     async def _open(self, order: Order, manifest: Manifest, options: Options) -> Hosted:
+        if not can_be_started():
+            return self._in_thread(order, manifest, options)
         first = await self._started(manifest.runtime, order, 0)
         hosted, starting = None, list[asyncio.Task[RunnerProcess]]()
         try:
@@ -103,6 +110,14 @@ class Runners:
             if hosted is not None:
                 hosted.close()
             raise
+
+    def _in_thread(self, order: Order, manifest: Manifest, options: Options) -> Hosted:
+        """A version that this process opens and calls itself."""
+        if not self._told:
+            self._told = True
+            self._logger.warning("models_not_confined", reason=NEEDED)
+        unmeasured = Report(0, 0.0, 0.0)
+        return self._hosting(order, manifest, options, Placed(order.version, in_thread=True), unmeasured, None)
 
     def heed(self, settings: Settings) -> bool:
         """Open versions with these settings from now on; whether those that are open would be opened otherwise."""
@@ -147,7 +162,7 @@ class Runners:
             self._ticking.cancel()
         for hosted in self.hosted:
             hosted.close()
-        for nursery in [*self._nurseries.values(), *self._former_nurseries]:
+        for nursery in self._all_nurseries:
             nursery.close()
 
     # Opening
@@ -158,7 +173,7 @@ class Runners:
             return await aside(lambda: self._repository.manifest(name, version))
         except (OSError, MemoryError) as exc:
             got = f"{type(exc).__name__}: {exc}"
-            raise ModelRefused(f"models/{name}/{version}: expected to be read, got {got}") from exc
+            raise ModelRefused(f"models/{name}/{version}: reading failed: {got}") from exc
 
     def _order(self, name: str, version: str, manifest: Manifest, options: Options) -> Order:
         """Raises ModelRefused."""
@@ -202,6 +217,11 @@ class Runners:
                 report.row_seconds,
             )
             placed, board = Placed(order.version, report.slice_rows, terms, order.manifest), self._board(order)
+        return self._hosting(order, manifest, options, placed, report, board)
+
+    def _hosting(
+        self, order: Order, manifest: Manifest, options: Options, placed: Placed, report: Report, board: int | None
+    ) -> Hosted:
         hosted = Hosted(
             order, options, placed, report, board, lambda place: self._started(manifest.runtime, order, place)
         )
@@ -210,11 +230,18 @@ class Runners:
 
     def _board(self, order: Order) -> int:
         try:
-            board = os.memfd_create("weighbridge-board", os.MFD_CLOEXEC)
-            os.ftruncate(board, Board.size(self._slots))
+            return shared("board", Board.size(self._slots))
         except OSError as exc:
             raise _no_process(order, exc) from exc
-        return board
+
+    @property
+    def children(self) -> set[int]:
+        """The processes that it has started itself."""
+        return {nursery.pid for nursery in self._all_nurseries}
+
+    @property
+    def _all_nurseries(self) -> list[Nursery]:
+        return [*self._nurseries.values(), *self._former_nurseries]
 
     @property
     def _slots(self) -> int:
@@ -242,8 +269,8 @@ class Runners:
         except TimeoutError as exc:
             runner.kill()
             path = f"models/{order.name}/{order.version}"
-            limit = f"{self.settings.load_timeout:g} seconds, WEIGHBRIDGE_LOAD_TIMEOUT"
-            raise ModelRefused(f"{path}: expected to be opened within {limit}, got no end") from exc
+            limit = f"{self.settings.load_timeout:g} seconds (WEIGHBRIDGE_LOAD_TIMEOUT)"
+            raise ModelRefused(f"{path}: opening took longer than {limit}") from exc
         except asyncio.CancelledError:
             runner.kill()
             raise
@@ -270,7 +297,7 @@ class Runners:
             for runner in hosted.runners.values():
                 if runner.busy_seconds > limit:
                     runner.kill(f"was in one call for more than {limit:g} s, the call_timeout")
-        for nursery in [*self._nurseries.values(), *self._former_nurseries]:
+        for nursery in self._all_nurseries:
             if nursery.idle_seconds > _IDLE_NURSERY_SECONDS:
                 nursery.close()
         self._tick_on()
@@ -319,4 +346,4 @@ def connect(models: Models, hosted: Hosted, runner: RunnerProcess) -> None:
 
 def _no_process(order: Order, exc: OSError) -> ModelRefused:
     reason = exc.strerror or str(exc)
-    return ModelRefused(f"models/{order.name}/{order.version}: expected a process to open it in, got none: {reason}")
+    return ModelRefused(f"models/{order.name}/{order.version}: no process could be started to open it: {reason}")

@@ -1,10 +1,11 @@
 """What a runner shows the process that started it, in memory that outlives the runner."""
 
 import ctypes
-import fcntl
 import mmap
 import os
 from typing import Self
+
+from weighbridge.adapters.system.memory import shared
 
 
 class RunnerVitals(ctypes.Structure):
@@ -36,10 +37,8 @@ class SharedVitals:
     @classmethod
     def create(cls) -> Self:
         """New ones, all zero. Raises OSError."""
-        descriptor = os.memfd_create("weighbridge-runner", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = shared("runner", ctypes.sizeof(RunnerVitals))
         try:
-            os.ftruncate(descriptor, ctypes.sizeof(RunnerVitals))
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             return cls(descriptor)
         except OSError:
             os.close(descriptor)

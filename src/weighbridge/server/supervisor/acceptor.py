@@ -1,29 +1,18 @@
 """Accepting connections, and the end of it: none that was accepted is reset."""
 
 import asyncio
-import ctypes
 import socket
-import struct
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from operator import methodcaller
 
+from weighbridge.adapters.system.sockets import keep_out
 from weighbridge.server.channel import MOST_DESCRIPTORS
 
 _PAUSE_SECONDS = 0.1
 _HANDSHAKE_SECONDS = 0.2
 
 _accept = methodcaller("_accept")  # what `accept` makes an object of: a descriptor, and the address of the client
-
-_SO_ATTACH_FILTER = 26  # of Linux' asm-generic/socket.h
-# Classic BPF, as (code, jump if true, jump if false, operand): a TCP segment that has SYN set is dropped.
-_DROP_SYN = (
-    (0x30, 0, 0, 13),  # load the byte with the flags
-    (0x45, 0, 1, 0x02),  # is SYN set?
-    (0x06, 0, 0, 0),  # drop it
-    (0x06, 0, 0, 0xFFFF),  # pass it
-)
 
 
 class Acceptor:
@@ -57,10 +46,11 @@ class Acceptor:
         """Give away what has queued, and close: from then on the port refuses connections.
 
         A connection that the kernel completes after the last accept would be reset by the close. So first a filter
-        keeps new ones out, and those whose handshake is under way get the time to complete it.
+        keeps new ones out, and those whose handshake is under way get the time to complete it. Elsewhere than on Linux
+        there is no such filter, and a window of some microseconds.
         """
         if not self._inherited:
-            _keep_out(self._listener)
+            keep_out(self._listener)
             await asyncio.sleep(_HANDSHAKE_SECONDS)
             self.start()
             while self._running and self._accept():
@@ -91,12 +81,3 @@ class Acceptor:
                 self.stop()
                 asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self.start)
                 return
-
-
-def _keep_out(listener: socket.socket) -> None:
-    """Attach the filter; a kernel that knows none leaves a window of some microseconds."""
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN))
-    with suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
-        )

@@ -150,14 +150,14 @@ class ControlPlane:
             _check_host(scope["headers"])
             _check_site(method, scope["headers"])
         elif path not in _PROBES and not _bears(scope["headers"], self._token):
-            detail = "expected the header Authorization with Bearer and the token"
+            detail = "Send the header Authorization: Bearer, followed by the token"
             return Problem.UNAUTHORIZED.reply(detail, request_id), [(b"www-authenticate", b"Bearer")]
         methods = self._routes.get(path) or self._operation(path)
         if methods is None:
-            raise RefusedRequest(Problem.NOT_FOUND, "see / for what there is")
+            raise RefusedRequest(Problem.NOT_FOUND, "GET / lists the pages of the admin listener")
         endpoint = methods.get("GET" if method == "HEAD" else method)
         if endpoint is None:
-            detail = "see the header Allow for the methods that it takes"
+            detail = "The header Allow lists the supported methods"
             allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])]).encode()
             return Problem.METHOD_NOT_ALLOWED.reply(detail, request_id), [(b"allow", allowed)]
         reply = endpoint()
@@ -218,8 +218,8 @@ def _check_host(headers: Iterable[Header]) -> None:
     """Raises RefusedRequest for a request that is not meant for this machine by name."""
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0]):
-        expected = "expected localhost, 127.0.0.1 or [::1] as Host, since WEIGHBRIDGE_ADMIN_TOKEN is not set"
-        raise RefusedRequest(Problem.MISDIRECTED, expected)
+        detail = "Without WEIGHBRIDGE_ADMIN_TOKEN, the Host header must be localhost, 127.0.0.1 or [::1]"
+        raise RefusedRequest(Problem.MISDIRECTED, detail)
 
 
 def _check_site(method: str, headers: Iterable[Header]) -> None:
@@ -228,7 +228,9 @@ def _check_site(method: str, headers: Iterable[Header]) -> None:
     own = b"http://" + told[b"host"]
     of_a_page = told.get(b"origin", own) != own or told.get(b"sec-fetch-site", b"none") not in _OWN_SITES
     if method == "POST" and of_a_page:
-        raise RefusedRequest(Problem.FORBIDDEN, "expected a request that no page of another site has a browser send")
+        raise RefusedRequest(
+            Problem.FORBIDDEN, "Pages of other sites may not send operations; use the command, or set a token"
+        )
 
 
 def _bears(headers: Iterable[Header], token: bytes) -> bool:
@@ -286,7 +288,7 @@ class _Connection(HttpToolsProtocol):
         length = self._head.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         whole = length >= len(_END_OF_HEAD)
         if (length if whole else len(self._head)) > _LARGEST_HEAD:
-            self._refuse(Problem.HEADERS_TOO_LARGE, f"expected a request line and headers of {_LARGEST_HEAD} bytes")
+            self._refuse(Problem.HEADERS_TOO_LARGE, f"Request line and headers may have at most {_LARGEST_HEAD} bytes")
         elif whole:
             self._asked = True
             if self._head.startswith(b"POST "):
@@ -301,7 +303,7 @@ class _Connection(HttpToolsProtocol):
 
     @override
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Problem.BAD_REQUEST, "expected a request by RFC 9112, got bytes that are not one")
+        self._refuse(Problem.BAD_REQUEST, "The request is not valid HTTP/1.1 (RFC 9112)")
 
     def _refuse(self, problem: Problem, detail: str) -> None:
         self._asked = True

@@ -1,14 +1,11 @@
 """The listening socket and its TLS: made by the service itself, which can say in one line why it could not."""
 
 import errno
-import fcntl
-import os
-import resource
 import socket
 import ssl
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
+from weighbridge.adapters.system.limits import open_files, reserve_files
 from weighbridge.settings import InvalidSettings, Settings
 
 _BACKLOG = 2048
@@ -56,15 +53,13 @@ def listen_for_admin(settings: Settings) -> socket.socket | None:
         listener = listen(host, port)
     except CannotListen as exc:
         if exc.host_is_wrong:
-            raise InvalidSettings(
-                f"WEIGHBRIDGE_ADMIN_HOST: expected an address of this machine, got {host!r}: {exc}"
-            ) from exc
-        expected = "expected a port that can be listened on, or off"
-        raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_PORT: {expected}, got {port}: {exc}") from exc
+            raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_HOST: cannot listen on {host!r}: {exc}") from exc
+        remedy = "choose another port, or off"
+        raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_PORT: cannot listen on port {port}: {exc}; {remedy}") from exc
     if settings.admin_token is None and not ip_address(listener.getsockname()[0]).is_loopback:
         listener.close()
-        expected = "expected a loopback address such as 127.0.0.1, since WEIGHBRIDGE_ADMIN_TOKEN is not set"
-        raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_HOST: {expected}, got {host!r}; set a token or change the address")
+        remedy = "set WEIGHBRIDGE_ADMIN_TOKEN, or listen on 127.0.0.1"
+        raise InvalidSettings(f"WEIGHBRIDGE_ADMIN_HOST: {host!r} is not a loopback address; {remedy}")
     return listener
 
 
@@ -74,22 +69,16 @@ def most_connections(settings: Settings) -> int:
     That limit is raised as far as the system lets it.
     """
     share = max(1, settings.max_connections // max(1, settings.workers))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors = max(soft, min(hard, share + _OTHER_DESCRIPTORS))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    descriptors = open_files(share + _OTHER_DESCRIPTORS)
     return min(share, max(descriptors // 2, descriptors - _OTHER_DESCRIPTORS))
 
 
 def reserve_descriptors(settings: Settings) -> None:
     """Have the kernel's table of this process's descriptors be as large as all its connections will want it.
 
-    It grows by doubling, and where there are threads that waits until every core has seen it: some tens of
-    milliseconds, in which nobody is answered, just when many connect.
+    To let it grow takes time in which nobody is answered, just when many connect.
     """
-    most = most_connections(settings) + _OTHER_DESCRIPTORS  # which first raises the limit
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError):  # without it all goes on, only not as smoothly
-        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, min(most, soft) - 1))
+    reserve_files(most_connections(settings) + _OTHER_DESCRIPTORS)
 
 
 class _Encrypted(Exception):
@@ -106,24 +95,26 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
     if cert is None:
         if key is not None or client_ca is not None:
-            raise InvalidSettings("WEIGHBRIDGE_TLS_CERT: expected a PEM file, since TLS has other settings, got none")
+            raise InvalidSettings(
+                "WEIGHBRIDGE_TLS_CERT: not set, but other TLS settings are; name the PEM file of the certificate"
+            )
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)
         except OSError as exc:
-            expected = "expected a PEM file of certificates"
-            raise InvalidSettings(f"WEIGHBRIDGE_TLS_CLIENT_CA: {expected}, got {client_ca!r}: {exc.strerror}") from exc
+            failed = f"cannot read PEM certificates from {client_ca!r}"
+            raise InvalidSettings(f"WEIGHBRIDGE_TLS_CLIENT_CA: {failed}: {exc.strerror}") from exc
         context.verify_mode = ssl.CERT_REQUIRED
     try:
         context.load_cert_chain(cert, key, password=_encrypted)
     except _Encrypted as exc:
-        raise InvalidSettings("WEIGHBRIDGE_TLS_KEY: expected a key that is not encrypted, got one that is") from exc
+        raise InvalidSettings("WEIGHBRIDGE_TLS_KEY: the key is encrypted; give a key without a password") from exc
     except OSError as exc:
         files = f"{cert!r} and {key!r}" if key is not None else repr(cert)
-        expected = "expected PEM files of a certificate and, here or as WEIGHBRIDGE_TLS_KEY, its key"
-        raise InvalidSettings(f"WEIGHBRIDGE_TLS_CERT: {expected}, got {files}: {exc.strerror}") from exc
+        failed = f"cannot read a PEM certificate and its key from {files}"
+        raise InvalidSettings(f"WEIGHBRIDGE_TLS_CERT: {failed}: {exc.strerror}") from exc
     return context
 
 

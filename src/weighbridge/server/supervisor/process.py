@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus
 from weighbridge.adapters.system.lending import lent
+from weighbridge.adapters.system.processes import watch
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
-from weighbridge.server.channel import MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
+from weighbridge.server.channel import KEPT, MOST_DESCRIPTORS, Channel, Message, NoRoom, Word
+from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.scoreboard import Scoreboard
 from weighbridge.settings import PREFIX, Settings
 
@@ -23,7 +25,6 @@ TICK_SECONDS = 0.25
 _SILENT_SECONDS = 1.0
 _LIVED_SECONDS = 1.0
 _RETRY_SECONDS = 0.05
-_EXPECTED = "expected every worker to go along, got one that"
 
 
 class Ending(NamedTuple):
@@ -33,10 +34,17 @@ class Ending(NamedTuple):
     words: str
 
 
+class Batch(NamedTuple):
+    """Connections, by their descriptors; `kept` where they have had a request."""
+
+    connections: Sequence[int]
+    kept: bool
+
+
 class WorkerProcess:
     """A process that answers requests, run by `command` with the descriptor of its channel after it.
 
-    It is outdated when something was decided since that it has no part in: what it serves may be what was before.
+    What was decided while it started it has `missed`: a version of each of these models is yet to be served by it.
     Raises OSError when there is no process to be had.
     """
 
@@ -58,7 +66,7 @@ class WorkerProcess:
             self.channel.close()
             self._far_end.close()
             raise
-        self.is_outdated = False
+        self.missed: dict[str, Hosted] = {}
         self.slot = slot
         self.runners = 0  # that it has a descriptor for
         self.pid = self._process.pid
@@ -91,7 +99,7 @@ class WorkerProcess:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long its event loop has given no sign of life."""
+        """For how long it has given no sign of life."""
         return self._silent_ticks * TICK_SECONDS
 
     @property
@@ -107,7 +115,12 @@ class WorkerProcess:
     @property
     def room(self) -> int:
         """How many connections it should be given."""
-        if self.state is not WorkerState.READY or self.is_silent or self.is_full:
+        return 0 if self.is_silent else self.capacity
+
+    @property
+    def capacity(self) -> int:
+        """How many it can hold besides those that it has, even if it gives no sign of life at the moment."""
+        if self.state is not WorkerState.READY or self.is_full:
             return 0
         return self._most_connections - self.runners - self.connections
 
@@ -119,14 +132,16 @@ class WorkerProcess:
     def ready(self) -> None:
         """It answers from now on."""
         self.state = WorkerState.READY
+        self._silent_ticks = 0
         self._ready_at = monotonic()
         self.came_up.set_result(True)
 
-    def take(self, connections: Sequence[int]) -> int:
+    def take(self, connections: Sequence[int], *, kept: bool = False) -> int:
         """Hand over the first of these connections; how many it was, for the worker may not be reached."""
         for start in range(0, len(connections), self._at_once):
             descriptors = connections[start : start + self._at_once]
-            if not self.channel.send(Word.CONNECTIONS, str(next(self._numbers)), descriptors):
+            number = next(self._numbers)
+            if not self.channel.send(Word.CONNECTIONS, f"{number} {KEPT}" if kept else str(number), descriptors):
                 return start
             self._handed += len(descriptors)
         return len(connections)
@@ -153,7 +168,7 @@ class WorkerProcess:
     async def ask(self, word: Word, text: str = "", descriptors: Sequence[int] = ()) -> None:
         """Have it do what a word says; returns when it has. Raises ModelRefused when it cannot, or ends."""
         if self.ending is not None:
-            raise ModelRefused(f"{_EXPECTED} {self.ending.words}")
+            raise ModelRefused(f"a worker {self.ending.words}")
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
@@ -179,40 +194,42 @@ class WorkerProcess:
     def look(self) -> None:
         """Look for a sign of life; called at every tick, so that time in which nobody looked does not count."""
         beats = self.scoreboard.vitals.beats
-        self._silent_ticks = 0 if beats != self._beats or self.state is WorkerState.STARTING else self._silent_ticks + 1
+        self._silent_ticks = 0 if beats != self._beats else self._silent_ticks + 1
         self._beats = beats
 
-    def never_received(self) -> list[int]:
+    def never_received(self) -> list[Batch]:
         """The connections that it was sent but has not received, taken back; all else goes on waiting for it."""
-        connections: list[int] = []
+        taken_back: list[Batch] = []
         others: list[Message] = []
         with suppress(BlockingIOError, NoRoom):
             while True:
                 word, text, descriptors = self._far_end.receive()
                 if word is Word.CONNECTIONS:
-                    connections += descriptors
+                    taken_back.append(self._back(text, descriptors))
                 else:
                     others.append((word, text, descriptors))
         for word, text, descriptors in others:
             self.channel.send(word, text, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._handed -= len(connections)
-        return connections
+        return taken_back
 
-    def no_room_for(self) -> list[int]:
+    def no_room_for(self) -> list[Batch]:
         """The connections that wait for room in it, taken back; it comes to no word behind them otherwise.
 
         From now on each is sent by itself, so that it gets as many as it has room for.
         """
         self._at_once = 1
-        connections: list[int] = []
+        taken_back: list[Batch] = []
         with suppress(BlockingIOError, NoRoom):
             while self._far_end.next_word is Word.CONNECTIONS:
-                _, _, descriptors = self._far_end.receive()
-                connections += descriptors
+                _, text, descriptors = self._far_end.receive()
+                taken_back.append(self._back(text, descriptors))
+        return taken_back
+
+    def _back(self, text: str, connections: Sequence[int]) -> Batch:
         self._handed -= len(connections)
-        return connections
+        return Batch(connections, KEPT in text)
 
     def read_on(self) -> None:
         """Let it try whether it has room by now."""
@@ -244,7 +261,7 @@ class WorkerProcess:
         self.gone.set()
         self.ending = self._ending(code)
         for number in self._asked:
-            self.answered(Word.FAILED, f"{number} {_EXPECTED} {self.ending.words}")
+            self.answered(Word.FAILED, f"{number} a worker {self.ending.words}")
         return self.ending
 
     def _ending(self, code: int) -> Ending:
@@ -266,7 +283,7 @@ def _start(
     """A process that inherits the descriptor, and one by which its end is seen. Raises OSError."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor], env=environment)
     try:
-        return process, os.pidfd_open(process.pid)
+        return process, watch(process.pid)
     except OSError:
         process.kill()
         process.wait()

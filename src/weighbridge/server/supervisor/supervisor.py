@@ -20,7 +20,7 @@ from weighbridge.adapters.process_metrics import WorkerState, WorkerStatus, proc
 from weighbridge.adapters.system.lending import lent
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue, Stopping
-from weighbridge.server.channel import NoRoom, Word
+from weighbridge.server.channel import KEPT, NoRoom, Word
 from weighbridge.server.runner.hosted import Hosted
 from weighbridge.server.runner.process import RunnerProcess
 from weighbridge.server.supervisor.control import WorkerReport
@@ -84,6 +84,7 @@ class Supervisor:
         self._totals = Totals()
         self._restarts = Counter(dict.fromkeys(("exited", "killed", "hung"), 0))
         self._prepared: set[WorkerProcess] = set()
+        self._catching_up: set[asyncio.Task[None]] = set()
         self._most_connections = most_connections(settings)
         self._started = False
         self._stopping = asyncio.Event()
@@ -100,9 +101,9 @@ class Supervisor:
             with suppress(Stopping):
                 async with self._rollouts.changing:
                     await self._rollouts.start(self)
+                    self._tick()
                     await self._start()
             if self._started:
-                self._tick()
                 on_ready()
                 await self._stopping.wait()
                 await self._drain()
@@ -113,10 +114,11 @@ class Supervisor:
         """Why the service takes no requests; None when it does."""
         if self._stopping.is_set():
             return "draining"
-        if any(worker.room > 0 for worker in self._workers):
+        # One that is silent may be in a long call of a model; one that hangs is replaced soon enough.
+        if any(worker.capacity > 0 for worker in self._workers):
             return None
         if any(worker.state is WorkerState.READY for worker in self._workers):
-            return "every worker is full, or shows no sign of life"
+            return "every worker is full"
         opening = [f"opening {', '.join(self._rollouts.opening)}"] if self._rollouts.opening else []
         reasons = (f"worker {slot.number}: {slot.reason}" for slot in self._slots if slot.reason)
         return "; ".join(["starting", *opening, *reasons])
@@ -144,7 +146,7 @@ class Supervisor:
         try:
             first = [self._spawn(slot) for slot in self._slots]
         except OSError as exc:
-            raise CannotStart(f"expected to start {len(self._slots)} workers, got: {exc.strerror}") from exc
+            raise CannotStart(f"could not start {len(self._slots)} workers: {exc.strerror}") from exc
         for slot, worker in zip(self._slots, first, strict=True):
             slot.worker = worker
         came_up = [await worker.came_up for worker in first]
@@ -152,7 +154,7 @@ class Supervisor:
             return
         if not all(came_up):
             how = self._slots[came_up.index(False)].reason
-            raise CannotStart(f"expected every worker to come up, got one that {how}; what it wrote says why")
+            raise CannotStart(f"starting failed: a worker {how}; its output says why")
         self._started = True
         self._dispatcher.open()
 
@@ -223,6 +225,7 @@ class Supervisor:
             slot=self._free_slot(),
             most_connections=self._most_connections,
         )
+        worker.runners = len(self._rollouts.runners())
         self._workers[worker] = slot
         loop = asyncio.get_running_loop()
         loop.add_reader(worker.channel.fileno(), self._listen_to, worker)
@@ -246,7 +249,7 @@ class Supervisor:
 
     def _hear(self, worker: WorkerProcess, word: Word, text: str, descriptors: list[int]) -> None:
         if word is Word.CONNECTIONS:
-            self._dispatcher.give(descriptors)
+            self._dispatcher.give(descriptors, kept=KEPT in text)
         elif word is Word.READY:
             self._came_up(worker)
         elif word is Word.BROKEN:
@@ -256,16 +259,33 @@ class Supervisor:
             worker.answered(word, text)
 
     def _came_up(self, worker: WorkerProcess) -> None:
-        """Have a worker answer from now on, unless another one was put in its place meanwhile."""
-        if worker.state is WorkerState.STARTING:
-            worker.ready()
-            for hosted in self._rollouts.hosted:
-                self._put_out(worker, hosted)
-                for runner in hosted.ready:
-                    self._connect(worker, hosted, runner)
-            if worker.is_outdated:
-                self._renew(worker)
-            self._dispatcher.offer()
+        """Have a worker answer from now on, unless it has ended, or another one was put in its place meanwhile."""
+        if worker.state is not WorkerState.STARTING or worker.ending is not None:
+            return
+        if worker.missed:
+            catching_up = asyncio.ensure_future(self._catch_up(worker))
+            self._catching_up.add(catching_up)
+            catching_up.add_done_callback(self._catching_up.discard)
+            return
+        worker.ready()
+        for hosted in self._rollouts.hosted:
+            self._put_out(worker, hosted)
+            for runner in hosted.ready:
+                self._connect(worker, hosted, runner)
+        self._dispatcher.offer()
+        self._dispatcher.spread()
+
+    async def _catch_up(self, worker: WorkerProcess) -> None:
+        """Have a worker that has started serve what was decided meanwhile, before it is given anything."""
+        try:
+            while worker.missed:
+                _, hosted = worker.missed.popitem()
+                await self._prepare(worker, hosted)
+                await worker.ask(Word.COMMIT)
+        except ModelRefused as exc:
+            worker.kill(f"could not serve its models: {exc}")
+        else:
+            self._came_up(worker)
 
     def _bury(self, worker: WorkerProcess) -> None:
         """See to what a worker that has ended leaves behind, and fill its slot again."""
@@ -276,7 +296,7 @@ class Supervisor:
         loop.remove_reader(worker.pidfd)
         slot = self._workers.pop(worker)
         while left := worker.never_received():  # as many at a time as there is room for
-            self._dispatcher.give(left)
+            self._dispatcher.give_again(left)
         ending = worker.ended()
         self._rollouts.clear(worker.slot)
         self._totals.absorb(worker.scoreboard.metrics)
@@ -294,46 +314,61 @@ class Supervisor:
             worker.look()
             worker.runners = len(self._rollouts.runners())
             loop.add_reader(worker.channel.fileno(), self._listen_to, worker)  # there may be room again
-            if worker.state is WorkerState.STARTING and worker.age > self._longest_start:
-                worker.kill(f"did not come up within {self._longest_start:g} s")
-            elif worker.silent_seconds >= self._settings.hang_timeout:
+            starts = worker.state is WorkerState.STARTING
+            if starts and worker.silent_seconds >= self._settings.load_timeout:  # each model opened is a sign of life
+                worker.kill(f"did not get on with its start for {worker.silent_seconds:g} s")
+            elif not starts and worker.silent_seconds >= self._settings.hang_timeout:
                 worker.kill(f"gave no sign of life for {worker.silent_seconds:g} s")
             elif worker.is_silent and worker.state is WorkerState.READY:
-                self._dispatcher.give(worker.never_received())
+                self._dispatcher.give_again(worker.never_received())
             elif worker.is_full:
-                self._dispatcher.give(worker.no_room_for())
+                self._dispatcher.give_again(worker.no_room_for())
                 worker.read_on()
         self._dispatcher.offer()
 
     # Models
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
+    async def prepare(self, hosted: Hosted) -> None:
         """Have one worker after the other make ready for a version: others have the processor to themselves meanwhile.
 
         Raises ModelRefused.
         """
         while (worker := next(self._not_prepared(), None)) is not None:
             try:
-                async with asyncio.timeout(self._settings.load_timeout):
-                    with lent(hosted.placed) as placed:
-                        await worker.ask(Word.PREPARE, name, [placed])
-            except TimeoutError as exc:
-                self._renew(worker)  # whatever it does there, it can only be ended with the process
-                expected = f"expected every worker to open it within {self._settings.load_timeout:g} s"
-                raise ModelRefused(f"models/{name}/{hosted.version}: {expected}, got one that did not") from exc
-            except OSError as exc:
-                raise ModelRefused(f"models/{name}/{hosted.version}: expected a descriptor, got none") from exc
+                await self._prepare(worker, hosted)
+            except ModelRefused as exc:
+                if isinstance(exc.__cause__, TimeoutError):
+                    self._renew(worker)  # whatever it does there, it can only be ended with the process
+                raise
             self._prepared.add(worker)
             for runner in hosted.ready:
                 self._connect(worker, hosted, runner)
 
-    async def commit(self) -> None:
-        """Have those who have prepared a version serve it, and replace all others."""
+    async def _prepare(self, worker: WorkerProcess, hosted: Hosted) -> None:
+        """Have a worker make ready for a version. Raises ModelRefused."""
+        path = f"models/{hosted.name}/{hosted.version}"
+        try:
+            async with asyncio.timeout(self._settings.load_timeout):
+                with lent(hosted.placed) as placed:
+                    await worker.ask(Word.PREPARE, hosted.name, [placed])
+        except TimeoutError as exc:
+            raise ModelRefused(f"{path}: a worker did not open it within {self._settings.load_timeout:g} s") from exc
+        except OSError as exc:
+            raise ModelRefused(f"{path}: no file descriptor is left") from exc
+
+    async def commit(self, hosted: Hosted) -> None:
+        """Have all serve a version: those that start before they serve anything else, the others now.
+
+        Who cannot is replaced.
+        """
+        for worker in self._workers:
+            if worker.state is WorkerState.STARTING:  # it has read the files of before, which may have changed since
+                worker.missed[hosted.name] = hosted
+        with suppress(ModelRefused):
+            await self.prepare(hosted)  # those that have come up since the others did
+        for worker in list(self._not_prepared()):
+            self._renew(worker)
         prepared, self._prepared = self._prepared, set()
-        for worker in [worker for worker in self._workers if worker not in prepared]:
-            worker.is_outdated = True  # also one that starts: it may have read files that have changed since
-            if worker.state is WorkerState.READY:
-                self._renew(worker)
         await asyncio.gather(*(self._commit(worker) for worker in prepared))
 
     async def _commit(self, worker: WorkerProcess) -> None:
@@ -347,7 +382,8 @@ class Supervisor:
         """Have every worker forget what it has prepared, or is preparing."""
         self._prepared.clear()
         for worker in self._workers:
-            worker.channel.send(Word.ABORT)
+            if worker.state is WorkerState.READY:  # one that catches up prepares what was decided before
+                worker.channel.send(Word.ABORT)
 
     def connect(self, hosted: Hosted, runner: RunnerProcess) -> None:
         """Have every worker ask another runner of a version."""
@@ -394,11 +430,6 @@ class Supervisor:
         worker.retire(Word.RETIRE)
         self._fill(slot)
 
-    @property
-    def _longest_start(self) -> float:
-        """Seconds after which a worker should have come up: each of its models was opened in time before."""
-        return self._settings.load_timeout * (1 + len(self._rollouts.catalogue.live))
-
     # Rolling
 
     def _reload(self) -> None:
@@ -410,16 +441,22 @@ class Supervisor:
             await asyncio.gather(previous, return_exceptions=True)  # which is cancelled with this one
         async with self._rollouts.changing:
             notify_reloading()
-            await self._replace_all()
-            notify("READY=1")
+            replaced = await self._replace_all()
+        if replaced:
+            await self._rollouts.heed(self._settings)
+            self._logger.info("reloaded")
+        notify("READY=1")
 
-    async def _replace_all(self) -> None:
-        """Replace every worker by one with the settings read anew; if the first does not come up, change nothing."""
+    async def _replace_all(self) -> bool:
+        """Replace every worker by one with the settings read anew, or change nothing if the first does not come up.
+
+        Whether all were replaced.
+        """
         try:
             settings = self._reread()
         except InvalidSettings as exc:
             self._refuse_reload(str(exc))
-            return
+            return False
         former = self._settings
         fixed = {name: getattr(former, name) for name in _FIXED if getattr(former, name) != getattr(settings, name)}
         if fixed:
@@ -429,17 +466,16 @@ class Supervisor:
             worker, failures = await self._come_up(slot), 0
             if isinstance(worker, str) and slot is self._slots[0]:
                 self._settings = former
-                self._refuse_reload(f"expected a worker with the new settings to come up, got one that {worker}")
-                return
+                self._refuse_reload(f"a worker with the new settings {worker}")
+                return False
             while isinstance(worker, str):
                 failures += 1
                 await self._wait_to_fill(slot, worker, _backoff(failures))
                 if self._rolling is not asyncio.current_task():  # the next roll begins with settings that may be better
-                    return
+                    return False
                 worker = await self._come_up(slot)
             await self._succeed(slot, worker)
-        await self._rollouts.heed(self._settings)
-        self._logger.info("reloaded")
+        return True
 
     async def _wait_to_fill(self, slot: Slot, reason: str, delay: float) -> None:
         """Wait after a new worker did not come up, and let operations on models through, which may be the cure."""

@@ -29,11 +29,11 @@ def inherited_listener() -> socket.socket | None:
     try:
         listener = socket.socket(fileno=_FIRST_DESCRIPTOR)
     except OSError as exc:
-        raise InvalidSettings(f"LISTEN_FDS: expected a socket, got something else: {exc.strerror}") from exc
+        raise InvalidSettings(f"LISTEN_FDS: the descriptor is not a socket: {exc.strerror}") from exc
     listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if listener.family not in (socket.AF_INET, socket.AF_INET6) or not listens:
         listener.close()
-        raise InvalidSettings("LISTEN_FDS: expected a TCP socket that listens, got another; see its ListenStream=")
+        raise InvalidSettings("LISTEN_FDS: the socket is not a listening TCP socket; check its ListenStream=")
     listener.set_inheritable(False)
     return listener
 

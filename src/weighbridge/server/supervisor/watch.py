@@ -43,21 +43,26 @@ async def _poll(changed: Callable[[], Awaitable[None]]) -> None:
 async def _watch(
     directory: str, changed: Callable[[], Awaitable[None]], logger: Callable[[], FilteringBoundLogger]
 ) -> None:
-    """Watch the directory of this name, whichever that is: it may go, and come back as another one."""
+    """Watch the directory of this name, whichever that is: it may go, and come back as another one.
+
+    While it, or anything in it, cannot be watched, it is polled.
+    """
     told: str | None = None
     while True:
         try:
             await _watch_one(directory, changed)
-        except OSError as exc:  # it is not there, or the system watches as many as it may
-            if told != str(exc):
-                told = str(exc)
-                logger().warning("models_not_watched", reason=told)
-            await asyncio.sleep(_LOOK_SECONDS)
+        except Exception as exc:  # whatever the library has met, also in a task of its own
+            reason = str(exc.exceptions[0] if isinstance(exc, ExceptionGroup) else exc)
+            if told != reason:
+                told = reason
+                logger().warning("models_not_watched", reason=reason)
+            await changed()
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _watch_one(directory: str, changed: Callable[[], Awaitable[None]]) -> None:
-    """Return once the directory is another one. Raises OSError."""
-    from watchfiles import awatch
+    """Return once it has to be watched anew. Raises what the library raises when anything cannot be watched."""
+    from watchfiles import Change, awatch
 
     identity = await _identity(directory)
     changes = awatch(
@@ -67,13 +72,18 @@ async def _watch_one(directory: str, changed: Callable[[], Awaitable[None]]) -> 
         rust_timeout=int(1000 * _LOOK_SECONDS),
         yield_on_timeout=True,
         force_polling=False,
+        ignore_permission_denied=False,
     )
     async with aclosing(changes):
         await anext(changes)  # now it watches; what changed before is seen with the rest
         await changed()
         while await _identity(directory) == identity:
-            if await anext(changes):
+            seen = await anext(changes)
+            if seen:
                 await changed()
+            modified = [path for change, path in seen if change is Change.modified]
+            if await asyncio.to_thread(any, map(os.path.isdir, modified)):
+                return  # a directory that could not be read when it came is not watched, and now it may be readable
 
 
 async def _identity(directory: str) -> tuple[int, int]:

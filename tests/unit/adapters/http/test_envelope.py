@@ -107,7 +107,7 @@ def test_an_unforeseen_error_is_a_500_that_tells_the_client_nothing_of_it(failin
         "type": "urn:weighbridge:internal_error",
         "title": "The service failed",
         "status": 500,
-        "detail": "the request is not to blame; the service's log has the cause",
+        "detail": "The request is not to blame; the service's log has the cause",
         "code": "internal_error",
         "request_id": "mine",
     }

@@ -52,6 +52,7 @@ SHAPES = Signature(
     (Column(name="hidden", kind=Kind.FLOAT, width=2),),
 )
 SLICE_ROWS = 1000
+UNTOLD = {"title": None, "description": None, "owner": None}
 ABOUT = {"status": "success", "model": "churn", "version": "1"}
 
 
@@ -160,7 +161,7 @@ def test_everything_that_is_wrong_with_a_row_is_told_with_its_place(churn: Servi
 def test_unknown_keys_are_refused_by_naming_those_that_are_known(churn: Service) -> None:
     problem = churn.ask({**ROW, "needle": 1, "thread": 2}, status=422)
 
-    assert problem["detail"] == "body: expected only the keys age, signup_month, got others"
+    assert problem["detail"] == "body: Unknown keys; allowed: age, signup_month"
     assert "needle" not in json.dumps(problem)
     assert churn.refused([ROW, {**ROW, "needle": 1}]) == {("body", 1): "extra_forbidden"}
 
@@ -254,8 +255,10 @@ def test_the_refusal_of_too_many_values_has_the_counts(log: Log) -> None:
         dense = service.ask(b'{"x":[%b]}' % b",".join([b"1"] * 100_000), status=422)
         nested = service.ask(b'{"x":[%b]}' % b",".join([b"[[[[%b]]]]" % (b" " * 40)] * 10_000), status=422)
 
-    assert dense["detail"] == ("body: expected rows of at most 25000 commas, colons and opening brackets, got 100002")
-    assert nested["detail"] == "body: expected rows of at most 30625 opening brackets, got 40002"
+    assert dense["detail"] == (
+        "body: The body has 100002 commas, colons and opening brackets; rows that fit have at most 25000"
+    )
+    assert nested["detail"] == "body: The body has 40002 opening brackets; rows that fit have at most 30625"
 
 
 def test_a_body_that_can_do_no_harm_is_read_however_dense_it_is(log: Log) -> None:
@@ -485,7 +488,7 @@ def test_a_version_that_is_known_but_not_live_says_which_is(own_churn: Service) 
     problem = own_churn.ask(ROW, "/models/churn/versions/2/predict", status=404)
 
     assert problem["code"] == "version_not_live"
-    assert "the version that is live, 1, got another" in problem["detail"]
+    assert "Version 1 is live" in problem["detail"]
 
 
 @pytest.mark.parametrize("path", [PREDICT, "/models/churn/versions/1/predict"])
@@ -520,12 +523,23 @@ def test_a_model_that_cannot_be_opened_stops_the_start(log: Log) -> None:
     assert [line["event"] for line in log.events] == ["service_stopped"]
 
 
+def test_each_model_that_the_start_has_opened_is_told_of(log: Log) -> None:
+    opened: list[list[str]] = []
+    container = log.container()
+    container.loader.override(providers.Object(FakeLoader({(name, "1"): constant(CHURN, 0.5) for name in "mn"})))
+    container.live.override(providers.Object({"m": Placed("1"), "n": Placed("1")}))
+    container.opened.override(providers.Object(lambda: opened.append(list(container.models().live))))
+
+    with TestClient(create_app(container)):
+        assert opened == [["default", "m"], ["default", "m", "n"]]
+
+
 def test_the_live_models_are_listed(churn: Service) -> None:
     assert churn.client.get("/").json()["models"] == ["churn", "default"]
     assert churn.client.get("/models").json() == {
         "models": [
-            {"name": "churn", "live": "1", "reason": None},
-            {"name": "default", "live": "embedded", "reason": None},
+            {"name": "churn", "live": "1", "reason": None, **UNTOLD},
+            {"name": "default", "live": "embedded", "reason": None, **UNTOLD},
         ]
     }
 
@@ -538,6 +552,7 @@ def test_a_model_that_is_not_live_is_listed_with_the_reason(own_churn: Service) 
         "name": "fraud",
         "live": None,
         "reason": "no version can be live",
+        **UNTOLD,
     }
     page = own_churn.client.get("/models/fraud").json()
     assert (page["inputs"], page["outputs"]) == (None, None)
@@ -556,6 +571,7 @@ def test_a_model_has_a_page_with_its_signature_and_its_versions(own_churn: Servi
         "live": "1",
         "previous": "0.9",
         "reason": None,
+        **UNTOLD,
         "calls": None,
         "inputs": [
             {**defaults, "name": "age", "type": "int", "minimum": 18.0, "maximum": 90.0},

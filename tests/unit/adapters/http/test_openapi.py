@@ -126,6 +126,13 @@ def test_every_reply_of_the_contract_is_described(document: Schema) -> None:
     assert [case.name for case in asked if str(case.status) not in described[case.method, case.path]] == []
 
 
+def test_the_docs_page_shows_groups_and_schemas_folded(client: TestClient) -> None:
+    page = client.get("/docs").text
+
+    assert '"docExpansion": "none"' in page
+    assert '"defaultModelsExpandDepth": 0' in page
+
+
 def test_the_docs_page_loads_from_this_host_alone(client: TestClient) -> None:
     page = client.get("/docs")
     addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)

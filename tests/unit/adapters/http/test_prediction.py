@@ -160,7 +160,7 @@ def test_a_larger_body_is_refused(log: Log) -> None:
         reply = client.post("/predict", content=GOOD + b" ", headers=JSON)
 
     assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
-    assert reply.json()["detail"] == f"expected a body of at most {len(GOOD)} bytes"
+    assert reply.json()["detail"] == f"The body may have at most {len(GOOD)} bytes"
 
 
 def test_a_body_without_an_announced_length_is_read_no_further_than_the_limit(log: Log) -> None:

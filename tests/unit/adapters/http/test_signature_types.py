@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from weighbridge.adapters.http.errors import reply_to_invalid
 from weighbridge.adapters.http.fast_route import Headers
 from weighbridge.adapters.http.model_call import steps
 from weighbridge.adapters.http.signature_types import SignatureTypes, example
+from weighbridge.adapters.inference import infer
 from weighbridge.application.inline import Inline
 from weighbridge.application.live import Served
 from weighbridge.domain.signature import Column, Kind, Signature
@@ -175,6 +178,30 @@ def test_the_example_of_a_signature_fits_it(signature: Signature) -> None:
     row = example(signature.inputs)
 
     assert repr(reading(signature)(HEADERS, json.dumps(row).encode()).rows) == repr([as_batch_has_it(signature, row)])
+
+
+def test_a_frame_that_is_sent_as_the_guide_says_fits_what_was_told_from_it() -> None:
+    frame = pd.DataFrame(
+        {
+            "float": [1.5, np.nan],
+            "single": np.array([0.1, np.nan], np.float32),
+            "int": np.array([1, 2]),
+            "small": np.array([1, 2], np.uint8),
+            "bool": [True, False],
+            "text": ["a", None],
+            "category": pd.Categorical(["b", None]),
+            "Int64": pd.array([1, None], "Int64"),
+            "boolean": pd.array([True, None], "boolean"),
+            "string": pd.array(["a", None], "string"),
+        },
+        index=[7, 7],
+    )
+    described = infer(frame)
+
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+    asked = reading(Signature(described.inputs, (SCORE,)))(HEADERS, json.dumps(rows, allow_nan=False).encode())
+    assert [repr(row) for row in asked.rows] == [repr(tuple(row)) for row in described.rows]
 
 
 def schema_of(*inputs: Column) -> Any:

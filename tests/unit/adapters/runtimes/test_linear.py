@@ -39,8 +39,8 @@ def test_what_is_no_vector_is_not_taken(model: object) -> None:
         ([True, False], "expected a vector of numbers as weights, got bool"),
         (["1", "2"], "expected a vector of numbers as weights, got <U1"),
         ([[1.0, 2.0]], r"expected a vector of numbers as weights, got float64 of shape \(1, 2\)"),
-        ([1.0, float("nan")], "expected finite weights, got one that is not at position 1"),
-        ([1.0], "expected one input of a linear model, features of 1 floats"),
+        ([1.0, float("nan")], "the weight at position 1 is not a finite number"),
+        ([1.0], "a linear model has one input, features of 1 floats"),
     ],
 )
 def test_what_are_no_weights_for_the_inputs_is_refused(model: object, reason: str) -> None:
@@ -69,8 +69,8 @@ def test_an_artefact_that_holds_anything_but_finite_numbers_is_refused(artefact:
 @pytest.mark.parametrize(
     ("stated", "reason"),
     [
-        (manifest(width=3), "expected one input of a linear model, features of 2 floats"),
-        (manifest("score"), "expected one output of a linear model, prediction of type float"),
+        (manifest(width=3), "a linear model has one input, features of 2 floats"),
+        (manifest("score"), "a linear model has one output, prediction of type float"),
     ],
 )
 def test_weights_that_do_not_fit_their_manifest_are_refused(stated: Manifest, reason: str) -> None:

@@ -102,7 +102,7 @@ def test_an_integer_beyond_a_tensor_of_32_bits_is_refused_with_its_place(
     _, model = reloaded("onnx", identity(TensorProto.INT32, ["n"], name), (INT,))
     assert [predict(model, [[value]])[0].tolist() for value in (2**31 - 1, -(2**31))] == [[2**31 - 1], [-(2**31)]]
 
-    with pytest.raises(FeatureTooLarge, match="at most 2147483647 for a") as caught:
+    with pytest.raises(FeatureTooLarge, match=r"value of a.* at most 2147483647$") as caught:
         predict(model, rows)
     assert (caught.value.row, caught.value.column) == (row, "a")
 
@@ -119,7 +119,7 @@ def test_of_several_columns_the_one_that_is_beyond_its_tensor_is_told(*, alone: 
     in_one, by_name = identity(TensorProto.INT32, ["n", 2]), two
     _, model = reloaded("onnx", in_one if alone else by_name, columns)
 
-    with pytest.raises(FeatureTooLarge, match="for b in row 1"):
+    with pytest.raises(FeatureTooLarge, match="value of b in row 1"):
         predict(model, [[7 if alone else 2**40, 1], [7 if alone else 2**40, 2**31]])
 
 
@@ -266,7 +266,7 @@ def test_columns_without_the_names_of_several_inputs_are_refused() -> None:
         {"y": (TensorProto.FLOAT, ["n"])},
     )
 
-    with pytest.raises(ModelRefused, match="expected columns with the names of the model's inputs, a, b; got others"):
+    with pytest.raises(ModelRefused, match="the columns must have the names of the model's inputs: a, b"):
         runtime("onnx").pack(two, (FLOAT,))
 
 
@@ -289,7 +289,7 @@ def test_a_model_that_fails_on_its_own_inputs_is_refused() -> None:
         initializer=[helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 4])],
     )
 
-    with pytest.raises(ModelRefused, match="expected a model that takes one row of its inputs"):
+    with pytest.raises(ModelRefused, match="the model does not take one row of its inputs"):
         runtime("onnx").pack(model, vector(3))
 
 
@@ -347,7 +347,7 @@ def test_external_data_is_refused_wherever_it_hides(
     (tmp_path / "target").write_bytes(bytes(8))
     (tmp_path / "weights").symlink_to("target")
 
-    with pytest.raises(ModelRefused, match="expected an ONNX model in one file, got one with external data"):
+    with pytest.raises(ModelRefused, match="the ONNX model has external data"):
         runtime("onnx").pack(model, vector(2))
 
 
@@ -369,7 +369,7 @@ def test_a_column_that_is_called_location_is_taken() -> None:
 
 @pytest.mark.parametrize("artefact", [b"\x3b", b"\x3a\x7f", b"\x3a", b"\xff"])
 def test_what_is_not_a_model_is_refused(artefact: bytes) -> None:
-    with pytest.raises(ModelRefused, match="expected an ONNX model, got bytes that are not one"):
+    with pytest.raises(ModelRefused, match="not an ONNX model"):
         runtime("onnx").pack(artefact, vector(2))
 
 

@@ -14,6 +14,6 @@ def test_a_runtime_that_is_not_installed_says_the_command_that_installs_it(monke
     monkeypatch.setitem(sys.modules, "weighbridge.adapters.runtimes.sklearn", None)
 
     with pytest.raises(
-        ModelRefused, match=r"packages of the runtime sklearn, .*; pip install 'weighbridge\[sklearn\]'"
+        ModelRefused, match=r"^the runtime sklearn needs the package \S+; pip install 'weighbridge\[sklearn\]'"
     ):
         runtime("sklearn")

@@ -132,19 +132,19 @@ def test_warnings_do_not_come_with_every_request() -> None:
 
 
 def test_a_model_without_predict_is_refused() -> None:
-    with pytest.raises(ModelRefused, match="expected an estimator that can predict, got StandardScaler"):
+    with pytest.raises(ModelRefused, match="StandardScaler has no method predict"):
         sklearn.pack(StandardScaler().fit(_FLOWERS), _VECTOR)
 
 
 def test_a_model_that_was_not_fitted_is_refused() -> None:
-    with pytest.raises(ModelRefused, match=r"expected a fitted estimator .* got LogisticRegression"):
+    with pytest.raises(ModelRefused, match="LogisticRegression is not fitted"):
         sklearn.pack(LogisticRegression(), _VECTOR)
 
 
 def test_a_classifier_of_several_labels_is_refused() -> None:
     both = MultiOutputClassifier(LogisticRegression()).fit(_FLOWERS, np.column_stack([_SPECIES, _SPECIES]))
 
-    with pytest.raises(ModelRefused, match="expected a classifier of one label, got one of several"):
+    with pytest.raises(ModelRefused, match="a classifier of several labels is not supported"):
         sklearn.pack(both, _VECTOR)
 
 
@@ -152,14 +152,14 @@ def test_classes_of_a_strange_type_are_refused() -> None:
     model = logistic()
     model.classes_ = np.array([None, 1, "a"], dtype=object)
 
-    with pytest.raises(ModelRefused, match="expected classes that are texts"):
+    with pytest.raises(ModelRefused, match="the classes must be texts"):
         sklearn.pack(model, _VECTOR)
 
 
 def test_outputs_that_the_estimator_has_not_are_refused() -> None:
     artefact = sklearn.pack(logistic(), _VECTOR).artefact
 
-    with pytest.raises(ModelRefused, match=r"expected outputs that the estimator has, .* got fit"):
+    with pytest.raises(ModelRefused, match="the estimator has no output fit; it has "):
         sklearn.load(Artefact.of(artefact), manifest((Column(name="fit", kind=Kind.FLOAT),)), Trust())
 
 
@@ -171,7 +171,7 @@ def test_types_of_others_are_refused_by_name_until_the_operator_trusts_them() ->
     packed = sklearn.pack(make_pipeline(_Halver(), LogisticRegression()).fit(_FLOWERS, _SPECIES), _VECTOR)
     name = f"{_Halver.__module__}._Halver"
 
-    with pytest.raises(ModelRefused, match=f"got {name}; .* WEIGHBRIDGE_TRUSTED_TYPES"):
+    with pytest.raises(ModelRefused, match=f"harmless: {name}; .* WEIGHBRIDGE_TRUSTED_TYPES"):
         sklearn.load(Artefact.of(packed.artefact), manifest(packed.outputs), Trust())
     assert sklearn.load(Artefact.of(packed.artefact), manifest(packed.outputs), Trust(types=(name,)))
 
@@ -242,7 +242,7 @@ def test_a_file_that_names_what_is_not_trusted_is_refused_and_runs_nothing(
     def bait(schema: dict[str, Any]) -> None:
         schema["content"]["content"]["C"] = node
 
-    with pytest.raises(ModelRefused, match="expected types of scikit-learn that are known to be harmless, got "):
+    with pytest.raises(ModelRefused, match="types that are not known to be harmless: "):
         sklearn.load(Artefact.of(edited(packed.artefact, bait)), manifest(packed.outputs), Trust())
 
     assert not trace.exists()
@@ -257,7 +257,7 @@ def test_an_old_protocol_opens_no_way_round(tmp_path: Path) -> None:
         function = _node("FunctionNode", "numpy", "sin", content={"module_path": "os", "function": "system"})
         schema["content"]["content"]["C"] = _partial(function, f"touch {trace}")
 
-    with pytest.raises(ModelRefused, match=r"got os\.system;"):
+    with pytest.raises(ModelRefused, match=r"harmless: os\.system;"):
         sklearn.load(Artefact.of(edited(packed.artefact, age)), manifest(packed.outputs), Trust())
 
     assert not trace.exists()
@@ -282,28 +282,28 @@ def edited(artefact: bytes, edit: Callable[[dict[str, Any]], None]) -> bytes:
     [
         (
             _node("ConstructorFromReduceNode", "numpy", "max", content=_tuple(_json(1))),
-            r"numpy\.max to be kept, got a call of it",
+            r"numpy\.max would be called while the file is read",
         ),
-        (_node("ListNode", "numpy", "max", content=[_json(1)]), r"numpy\.max to be kept, got a call of it"),
-        (_json({"__array_interface__": 1}), "one text or number as JSON"),
-        ({**_dict(), "content": {"__array_interface__": _json(1)}}, "no addresses of memory"),
+        (_node("ListNode", "numpy", "max", content=[_json(1)]), r"numpy\.max would be called while the file is read"),
+        (_json({"__array_interface__": 1}), "a JSON node holds several values"),
+        ({**_dict(), "content": {"__array_interface__": _json(1)}}, "may hold a memory address"),
         (
             {
                 **_dict(),
                 "key_types": _node("ListNode", "builtins", "list", content=[_node("FunctionNode", "numpy", "max")]),
             },
-            "keys of plain types",
+            "keys of a dictionary are not of plain types",
         ),
         (
             _tuple({**_json(1), "__id__": 7}, {**_node("TypeNode", "builtins", "str"), "__id__": 7}),
-            "an id for each node",
+            "nodes of different kinds share one id",
         ),
         (
             _tuple(
                 {**_tuple(), "__loader__": "ListNode", "__class__": "list", "__id__": 7},
                 {**_dict(), "key_types": {**_dict()["key_types"], "__id__": 7}},
             ),
-            "an id for each node",
+            "nodes of different kinds share one id",
         ),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_file_whose_arrays_are_addresses_of_memory_is_refused() -> None:
     model = logistic()
     model.coef_ = np.array([window, None], dtype=object).reshape(1, 2)
 
-    with pytest.raises(ModelRefused, match="expected no addresses of memory"):
+    with pytest.raises(ModelRefused, match="an attribute may hold a memory address"):
         reloaded(model)
 
 
@@ -332,7 +332,7 @@ def test_what_a_function_transformer_calls_has_to_be_trusted() -> None:
     model = make_pipeline(FunctionTransformer(), LogisticRegression()).fit(_FLOWERS, _SPECIES)
     model.set_params(functiontransformer__func=json.loads)
 
-    with pytest.raises(ModelRefused, match=r"got json\.loads;"):
+    with pytest.raises(ModelRefused, match=r"harmless: json\.loads;"):
         reloaded(model)
 
 
@@ -370,16 +370,16 @@ def _set(field: str, value: int) -> Callable[[NDArray[Any]], None]:
 @pytest.mark.parametrize("side", ["left_child", "right_child"])
 @pytest.mark.parametrize("child", [10**6, 0, -2])
 def test_a_tree_that_leads_out_of_itself_or_in_circles_is_refused(side: str, child: int) -> None:
-    broken(with_nodes(_set(side, child)), "expected nodes of a tree that lead to later ones")
+    broken(with_nodes(_set(side, child)), "a node of a tree does not lead to a later one")
 
 
 @pytest.mark.parametrize("feature", [-3, 4, 10**6])
 def test_a_tree_that_looks_at_a_feature_that_is_not_there_is_refused(feature: int) -> None:
-    broken(with_nodes(_set("feature", feature)), "expected nodes of a tree that look at one of 4 features")
+    broken(with_nodes(_set("feature", feature)), "a node of a tree reads a feature outside the 4 that")
 
 
 def test_a_tree_without_nodes_is_refused() -> None:
-    broken(with_nodes(lambda nodes: nodes[:0]), "expected as many nodes as the tree has, 0, got 0")
+    broken(with_nodes(lambda nodes: nodes[:0]), "expected 0 nodes of a tree, got 0")
 
 
 def test_a_tree_that_is_no_tree_is_refused() -> None:
@@ -398,32 +398,32 @@ def test_a_tree_outside_a_decision_tree_is_refused() -> None:
 def test_a_tree_that_is_hidden_elsewhere_is_refused(wrap: Callable[[Any], Any]) -> None:
     model = logistic()
     model.hidden = wrap(tree().tree_)
-    broken(model, "expected Tree in an estimator made of it, got one elsewhere")
+    broken(model, "Tree is outside an estimator that uses it")
 
 
 def test_a_tree_in_what_is_no_estimator_is_refused() -> None:
     model = GaussianProcessRegressor(RBF(), optimizer=None).fit(_FLOWERS, _SPECIES)
     model.kernel_.tree_ = tree().tree_
-    with pytest.raises(ModelRefused, match="expected Tree in an estimator made of it, got one elsewhere"):
+    with pytest.raises(ModelRefused, match="Tree is outside an estimator that uses it"):
         settle(model)
 
 
 def test_an_attribute_in_place_of_a_method_is_refused() -> None:
     model = logistic()
     model.predict = np.sin
-    broken(model, "expected the method predict of LogisticRegression, got an attribute in its place")
+    broken(model, "LogisticRegression has an attribute in place of its method predict")
 
 
 def test_a_forest_of_trees_for_wider_rows_is_refused() -> None:
     model = RandomForestClassifier(2).fit(_FLOWERS, _SPECIES)
     model.n_features_in_ = 2
-    broken(model, "expected RandomForestClassifier of members as wide as itself")
+    broken(model, "the members of RandomForestClassifier do not have its width")
 
 
 def test_a_bag_of_members_for_wider_rows_is_refused() -> None:
     model = BaggingClassifier(tree(), 2, max_features=2).fit(_FLOWERS, _SPECIES)
     model.estimators_features_ = [chosen[:1] for chosen in model.estimators_features_]
-    broken(model, "expected BaggingClassifier of members as wide as itself")
+    broken(model, "the members of BaggingClassifier do not have its width")
 
 
 def test_boosting_with_more_trees_than_first_guesses_is_refused() -> None:
@@ -443,27 +443,27 @@ def histogram(*, categorical: bool = False) -> Any:
 def test_a_histogram_tree_that_leads_nowhere_is_refused(field: str, value: int) -> None:
     model = histogram()
     model._predictors[0][0].nodes[field][0] = value
-    broken(model, "expected nodes of a tree that ")
+    broken(model, "a node of a tree (does not lead|reads a feature)")
 
 
 @pytest.mark.parametrize(("field", "value"), [("bitset_idx", 10**6), ("feature_idx", 1)])
 def test_a_histogram_tree_that_looks_at_categories_that_are_not_there_is_refused(field: str, value: int) -> None:
     model = histogram(categorical=True)
     model._predictors[0][0].nodes[field][0] = value
-    broken(model, "expected nodes of a tree that look at categories that there are")
+    broken(model, "a node of a tree reads categories that do not exist")
 
 
 def test_histogram_trees_for_more_columns_than_their_preprocessor_leaves_are_refused() -> None:
     model = histogram(categorical=True)
     model._preprocessor = ColumnTransformer([("first", "passthrough", [0])]).fit(_FLOWERS)
     model._predictors[0][0].nodes["feature_idx"][0] = 3
-    broken(model, "expected nodes of a tree that look at one of 1 features")
+    broken(model, "a node of a tree reads a feature outside the 1 that")
 
 
 def test_histogram_trees_elsewhere_are_refused() -> None:
     model = logistic()
     model._predictors = histogram()._predictors
-    broken(model, "expected predictors in gradient boosting, got some in LogisticRegression")
+    broken(model, "LogisticRegression holds predictors of gradient boosting")
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_histogram_trees_elsewhere_are_refused() -> None:
 def test_support_vectors_with_too_few_coefficients_are_refused(name: str, value: Any) -> None:
     model = SVC().fit(_FLOWERS, _SPECIES)
     setattr(model, name, value)
-    broken(model, "expected coefficients for each of ")
+    broken(model, "the coefficients do not match the ")
 
 
 def test_support_vectors_may_be_sparse() -> None:
@@ -512,7 +512,7 @@ def test_neighbours_without_an_index_stay_so() -> None:
 def test_an_index_elsewhere_is_refused() -> None:
     model = logistic()
     model._tree = KNeighborsClassifier(algorithm="kd_tree").fit(_FLOWERS, _SPECIES)._tree
-    broken(model, "expected an index in a model of neighbours, got one in LogisticRegression")
+    broken(model, "LogisticRegression holds an index of neighbours")
 
 
 def test_an_index_of_densities_is_refused() -> None:
@@ -524,7 +524,7 @@ def test_an_index_of_densities_is_refused() -> None:
 def test_a_vectoriser_that_opens_files_is_refused() -> None:
     texts = make_pipeline(CountVectorizer(), LogisticRegression()).fit(["a tree", "a forest"], [0, 1])
     texts.set_params(countvectorizer__input="filename")
-    broken(texts, "expected CountVectorizer to take texts, got one that opens files")
+    broken(texts, "CountVectorizer must take texts; this one opens files")
 
 
 def test_a_sparse_matrix_that_points_out_of_itself_is_refused() -> None:

@@ -49,3 +49,14 @@ def test_without_control_groups_there_are_no_limits(groups: Path) -> None:
     (groups.parent / "own").unlink()
 
     assert (usable_cores(), memory_limit()) == (8, sys.maxsize)
+
+
+@pytest.mark.parametrize(("known", "cores"), [(3, 3), (None, 1)])
+def test_without_an_affinity_all_cores_of_the_machine_may_be_used(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, known: int | None, cores: int
+) -> None:
+    (groups.parent / "own").unlink()
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: known)
+
+    assert usable_cores() == cores

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.starving import room_for
+from tests.unit.adapters.system.failing import failing
 from weighbridge.adapters.system import priority
 from weighbridge.adapters.system.priority import giving_way, wake_at_once, wake_gently
 
@@ -112,9 +113,36 @@ def test_a_policy_that_the_operator_chose_stays() -> None:
 
 
 def test_where_a_sandbox_forbids_it_it_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    monkeypatch.setattr(os, "sched_setscheduler", failing(errno.EPERM))
 
     wake_gently()
+
+
+CALLS = ("sched_getscheduler", "sched_setscheduler")
+
+
+@pytest.mark.parametrize(
+    "absence",
+    [
+        lambda patch: [patch.delattr(os, name) for name in (*CALLS, "SCHED_IDLE", "SCHED_BATCH", "SCHED_OTHER")],
+        lambda patch: [patch.setattr(os, name, failing(errno.ENOSYS)) for name in CALLS],
+        lambda patch: patch.delattr(os, "SCHED_BATCH"),
+    ],
+    ids=["macOS", "musl", "BSD"],
+)
+def test_on_a_system_without_policies_threads_wake_as_they_did(
+    absence: Callable[[pytest.MonkeyPatch], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spend(monkeypatch, [9, 0, 0, 0, 0])
+    with monkeypatch.context() as patch:
+        absence(patch)
+        seen: list[str] = []
+
+        def run() -> None:
+            wake_gently()
+            with giving_way():
+                seen.append("ran")
+
+        in_a_thread(run)
+
+    assert seen == ["ran"]

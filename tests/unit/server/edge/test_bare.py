@@ -14,7 +14,6 @@ from tests.unit.models import CHURN, FakeClient, constant
 from tests.unit.server.behind_gate import Served, comparable, served
 from tests.waiting import DEADLINE
 from weighbridge.application.admission import SHORT
-from weighbridge.server.edge.bare import BareAnswers
 from weighbridge.server.edge.worker import DataPlane
 from weighbridge.settings import Settings
 
@@ -38,8 +37,7 @@ class Adopting:
     def __init__(self, here: Served) -> None:
         self.here = here
         self.plane = DataPlane(FastAPI, Settings(), here.gate, lambda: None)
-        vars(self.plane)["_connection"] = here.protocol
-        vars(self.plane)["_bare_answers"] = BareAnswers(here.lane, here.protocol.replies)
+        vars(self.plane)["_shared"] = here.shared
         self.plane.config.load()
 
     def knowing(self, request: bytes) -> "Adopting":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -297,11 +298,11 @@ def test_a_reply_that_nobody_reads_holds_up_the_requests_behind_it(runners: Runn
 
 def test_a_connection_whose_reply_is_due_is_not_at_rest(runners: Runners) -> None:
     [connection] = runners.waiting(LATER)
-    connection.protocol.sweep(connection.protocol._since + LONG)
+    connection.protocol.sweep(perf_counter() + LONG)
     assert not connection.transport.closing
 
     runners.answer()
-    connection.protocol.sweep(connection.protocol._since + 76)
+    connection.protocol.sweep(perf_counter() + 76)
     assert connection.transport.closing
 
 
@@ -425,7 +426,7 @@ def test_what_is_sent_ahead_while_a_reply_is_due_on_the_ordinary_road_is_held_an
 ) -> None:
     [connection] = runners.waiting(ROAD + MISSING * 5)
     for count in range(1, 4):
-        connection.protocol.flow.resume_reading()  # as uvicorn does when it is asked whether the client is there
+        connection.protocol._flow.resume_reading()  # as uvicorn does when it is asked whether the client is there
         connection.receive(MISSING)
         assert runners.here.gate.held == count * len(MISSING)
         assert not connection.transport.reading

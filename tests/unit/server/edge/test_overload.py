@@ -495,7 +495,7 @@ def test_only_so_many_requests_wait_on_a_connection_and_then_it_is_read_no_furth
     connection = overloaded.here.connect()
     padded = SLOW.replace(b"\r\n\r\n", b"\r\nNeedle: %b\r\n\r\n" % (b"n" * 4000), 1)
     connection.protocol.data_received(padded * 20)
-    assert len(connection.protocol._waiting) == 5
+    assert len(connection.protocol._conversation.requests) == 5
     assert not connection.transport.reading
     connection.settle()
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,6 +18,7 @@ from weighbridge.application.catalogue import ModelEntry
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.channel import Channel, Word
+from weighbridge.server.edge import worker as module
 from weighbridge.server.edge.gate import Gate
 from weighbridge.server.edge.worker import DataPlane, Worker
 from weighbridge.server.scoreboard import Scoreboard, Vitals
@@ -108,7 +109,7 @@ def test_a_worker_without_room_to_be_told_where_a_version_is_called_cannot_open_
         async with directed(ends, Catalogue()) as on:
             with lent(PLACED) as memory, room_for(0):
                 on.say(Word.PREPARE, "7 m", [memory])
-            reason = "models/m: expected room for one more descriptor in every worker, got none"
+            reason = "models/m: a worker has no file descriptor left"
             assert await on.answer() == (Word.FAILED, f"7 {reason}")
             assert on.models.placed == []
 
@@ -206,7 +207,7 @@ def test_a_worker_without_descriptors_leaves_a_connection_until_its_supervisor_h
     async def main() -> None:
         adopted: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         async with directed(ends, Catalogue()) as on:
-            monkeypatch.setattr(on.worker.plane, "adopt", adopted.set_result)
+            monkeypatch.setattr(on.worker.plane, "adopt", lambda connections, **_: adopted.set_result(connections))
             with socket.socket() as connection, room_for(0):
                 on.say(Word.CONNECTIONS, "1", [connection.fileno()])
             assert on.vitals.full
@@ -226,7 +227,7 @@ def test_connections_that_come_without_end_leave_a_worker_its_turns(
     async def main() -> None:
         adopted: list[int] = []
         async with directed(ends, Catalogue()) as on:
-            monkeypatch.setattr(on.worker.plane, "adopt", adopted.extend)
+            monkeypatch.setattr(on.worker.plane, "adopt", lambda connections, **_: adopted.extend(connections))
             with socket.socket() as connection:
                 on.supervisor.send(Word.CONNECTIONS, "1", [connection.fileno()])
                 on.say(Word.CONNECTIONS, "2", [connection.fileno()])
@@ -235,6 +236,65 @@ def test_connections_that_come_without_end_leave_a_worker_its_turns(
                 assert len(adopted) == 2
             for descriptor in adopted:
                 os.close(descriptor)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("text", "kept"), [("1", False), ("1 kept", True)])
+def test_a_worker_is_told_whether_connections_have_had_a_request(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch, text: str, *, kept: bool
+) -> None:
+    async def main() -> None:
+        told: list[bool] = []
+        async with directed(ends, Catalogue()) as on:
+            monkeypatch.setattr(on.worker.plane, "adopt", lambda _, *, kept: told.append(kept))
+            on.say(Word.CONNECTIONS, text)
+        assert told == [kept]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("kept", "text"), [(False, ""), (True, "kept")])
+def test_a_worker_that_retires_tells_whether_a_connection_has_had_a_request(
+    ends: tuple[Channel, Channel], text: str, *, kept: bool
+) -> None:
+    async def main() -> None:
+        async with directed(ends, Catalogue()) as on:
+            on.say(Word.RETIRE)
+            give_back = on.worker._gate.give_back
+            assert give_back is not None
+            assert give_back(0, kept=kept)
+            word, said, [descriptor] = on.supervisor.receive()
+            os.close(descriptor)
+            assert (word, said) == (Word.CONNECTIONS, text)
+
+    asyncio.run(main())
+
+
+def test_a_worker_hands_back_as_many_connections_as_it_is_told_to_and_serves_on(ends: tuple[Channel, Channel]) -> None:
+    async def main() -> None:
+        async with directed(ends, Catalogue()) as on:
+            on.say(Word.SHARE, "2")
+            for _ in range(2):
+                give_back = on.worker._gate.give_back
+                assert give_back is not None
+                assert not give_back(-1, kept=True)  # which does not count
+                assert give_back(0, kept=True)
+
+            assert on.worker._gate.give_back is None
+            assert not on.worker.plane.should_exit
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("word", [Word.DRAIN, Word.CLOSE])
+def test_a_worker_hands_back_no_connections_once_the_service_ends(ends: tuple[Channel, Channel], word: Word) -> None:
+    async def main() -> None:
+        async with directed(ends, Catalogue()) as on:
+            on.say(Word.SHARE, "2")
+            on.say(word)
+
+            assert on.worker._gate.give_back is None
 
     asyncio.run(main())
 
@@ -272,6 +332,28 @@ def test_an_application_that_cannot_serve_its_models_says_so_in_one_line(
     assert "Traceback" not in caplog.text
 
 
+def test_each_step_of_its_start_is_a_sign_of_life(ends: tuple[Channel, Channel]) -> None:
+    def starting(opened: Callable[[], None]) -> FastAPI:
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+            opened()
+            beats.append(scoreboard.vitals.beats)
+            raise ModelRefused("models/m/1: it is broken")
+            yield
+
+        beats.append(scoreboard.vitals.beats)
+        return FastAPI(lifespan=lifespan)
+
+    beats = list[int]()
+    scoreboard = Scoreboard.create()
+    worker = Worker(lambda *given: starting(given[-1]), ends[1], Settings(), scoreboard, Catalogue())
+    assert scoreboard.vitals.beats == 0
+    with pytest.raises(SystemExit):
+        worker.run()
+
+    assert beats == [1, 2]
+
+
 class Unanswered:
     """In place of BareAnswers: every connection needs a transport."""
 
@@ -280,11 +362,12 @@ class Unanswered:
 
 
 @pytest.fixture
-def plane() -> DataPlane:
+def plane(monkeypatch: pytest.MonkeyPatch) -> DataPlane:
     """One that serves nothing yet."""
     plane = DataPlane(FastAPI, Settings(), Gate(Settings()), lambda: None)
-    vars(plane)["_connection"] = lambda _unsent: asyncio.Protocol()
+    vars(plane)["_shared"] = None
     vars(plane)["_bare_answers"] = Unanswered()
+    monkeypatch.setattr(module, "Connection", lambda *_, **__: asyncio.Protocol())
     plane.config.load()
     return plane
 

@@ -9,6 +9,7 @@ from weighbridge.server.runner.orders import Order, Report
 from weighbridge.server.runner.process import Ending
 
 _SERIALS = count(1)
+_PIDS = count(4712)
 
 
 class FakeRunner:
@@ -44,6 +45,7 @@ class FakeNursery:
 
     def __init__(self, runtime: str, *_: object) -> None:
         self.runtime = runtime
+        self.pid = next(_PIDS)
         self.on_end: Callable[[], None] = lambda: None
         self.idle_seconds = 0.0
         self.closed = False

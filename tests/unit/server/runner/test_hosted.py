@@ -242,7 +242,7 @@ def test_a_version_one_of_whose_runners_has_ended_is_not_as_it_was_opened(stage:
     stage.hosted.check()
     stage.die()
 
-    with pytest.raises(ModelRefused, match=r"^models/churn/1: expected its process to stay, got one that ended$"):
+    with pytest.raises(ModelRefused, match=r"^models/churn/1: the process that opened it has ended$"):
         stage.hosted.check()
 
 

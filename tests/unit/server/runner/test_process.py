@@ -35,8 +35,8 @@ from weighbridge.settings import Rights, Settings
 ORDER = Order("churn", "1", "", threads=3, memory=512 * 1024**2, max_batch_rows=256, repeat=True)
 REPORT = Report(2, 0.1, 0.01)
 PATH = "models/churn/1"
-SHORT_OF_MEMORY = "expected to be opened within 536870912 bytes of memory, WEIGHBRIDGE_LOAD_MEMORY_BYTES, got more"
-OPENED = "expected to be opened, got a process that"
+SHORT_OF_MEMORY = "opening needs more than 536870912 bytes of memory (WEIGHBRIDGE_LOAD_MEMORY_BYTES)"
+OPENED = "the process that opened it"
 
 
 # A runner whose other side is the test's
@@ -461,15 +461,15 @@ def test_a_runner_is_confined_and_reaches_nobody_else(real: Real) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("x = bytearray(2**30)", "expected to be opened within 536870912 bytes of memory"),
+        ("x = bytearray(2**30)", "opening needs more than 536870912 bytes of memory"),
         ("import os; os._exit(3)", f"{OPENED} ended with code 3"),
         ("import os, sys; print('the last', file=sys.stderr, flush=True); os._exit(2)", "ended with code 2: the last"),
-        ("import sys; sys.exit()", "expected what the runtime python loads, got SystemExit"),
+        ("import sys; sys.exit()", "the runtime python cannot load it: SystemExit"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
             f"{OPENED} was killed by signal 11 (Segmentation fault)",
         ),
-        ("raise ValueError('text')", "expected what the runtime python loads, got ValueError: text"),
+        ("raise ValueError('text')", "the runtime python cannot load it: ValueError: text"),
     ],
 )
 def test_code_that_does_its_worst_is_refused(real: Real, code: str, reason: str) -> None:

@@ -270,7 +270,7 @@ def test_a_version_that_takes_too_long_is_refused_and_its_runner_ended(
 ) -> None:
     for stage in staged(loop, tmp_path, logger, monkeypatch, load_timeout=0.01):
         assert stage.refusal(report=None) == (
-            "models/m/1: expected to be opened within 0.01 seconds, WEIGHBRIDGE_LOAD_TIMEOUT, got no end"
+            "models/m/1: opening took longer than 0.01 seconds (WEIGHBRIDGE_LOAD_TIMEOUT)"
         )
         assert stage.started[0].killed
 
@@ -302,7 +302,7 @@ def test_a_version_is_refused_when_there_is_no_descriptor_to_read_it_with(
 
     monkeypatch.setattr(Repository, "manifest", no_descriptor)
 
-    assert stage.refusal() == "models/m/1: expected to be read, got OSError: [Errno 24] Too many open files"
+    assert stage.refusal() == "models/m/1: reading failed: OSError: [Errno 24] Too many open files"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_version_is_refused_when_there_is_no_descriptor_to_read_it_with(
 def test_a_version_is_refused_when_no_process_is_to_be_had(stage: Stage, problem: OSError, reason: str) -> None:
     stage.problem = problem
 
-    assert stage.refusal().startswith(f"models/m/1: expected a process to open it in, got none: {reason}")
+    assert stage.refusal().startswith(f"models/m/1: no process could be started to open it: {reason}")
 
 
 def test_a_version_is_refused_when_its_workers_cannot_count(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +324,7 @@ def test_a_version_is_refused_when_its_workers_cannot_count(stage: Stage, monkey
 
     monkeypatch.setattr(os, "memfd_create", no_descriptor)
 
-    assert stage.refusal().endswith("got none: Too many open files")
+    assert stage.refusal().endswith("no process could be started to open it: Too many open files")
     assert stage.started[0].killed
 
 
@@ -448,6 +448,16 @@ def test_runners_of_one_runtime_come_from_one_nursery_until_it_is_lost(stage: St
     stage.open("python", "p")
 
     assert [nursery.runtime for nursery in stage.nurseries] == ["python", "sklearn", "python"]
+
+
+def test_nurseries_are_its_children_until_they_are_lost(stage: Stage) -> None:
+    stage.open("python")
+    stage.runners.heed(stage.runners.settings.model_copy(update={"load_timeout": 5.0}))
+    stage.open("python", "n")
+
+    assert stage.runners.children == {nursery.pid for nursery in stage.nurseries}
+    stage.loop.do(stage.nurseries[0].close)
+    assert stage.runners.children == {stage.nurseries[1].pid}
 
 
 def test_a_nursery_that_nobody_needs_is_ended_after_a_minute(stage: Stage) -> None:

@@ -118,8 +118,8 @@ def test_without_a_token_the_admin_listener_may_not_be_reached_from_other_machin
         listen_for_admin(Settings(admin_host=host, admin_port=0))
 
     assert str(refused.value) == (
-        "WEIGHBRIDGE_ADMIN_HOST: expected a loopback address such as 127.0.0.1, since WEIGHBRIDGE_ADMIN_TOKEN is not "
-        f"set, got {host!r}; set a token or change the address"
+        f"WEIGHBRIDGE_ADMIN_HOST: {host!r} is not a loopback address; "
+        "set WEIGHBRIDGE_ADMIN_TOKEN, or listen on 127.0.0.1"
     )
 
 
@@ -127,9 +127,7 @@ def test_an_admin_address_of_no_interface_here_is_named() -> None:
     with pytest.raises(InvalidSettings) as refused:
         listen_for_admin(Settings(admin_host="a..b"))
 
-    assert str(refused.value) == (
-        "WEIGHBRIDGE_ADMIN_HOST: expected an address of this machine, got 'a..b': not a host name"
-    )
+    assert str(refused.value) == ("WEIGHBRIDGE_ADMIN_HOST: cannot listen on 'a..b': not a host name")
 
 
 def test_an_admin_port_that_is_taken_is_named() -> None:
@@ -139,7 +137,7 @@ def test_an_admin_port_that_is_taken_is_named() -> None:
             listen_for_admin(Settings(admin_port=port))
 
     assert str(refused.value) == (
-        f"WEIGHBRIDGE_ADMIN_PORT: expected a port that can be listened on, or off, got {port}: Address already in use"
+        f"WEIGHBRIDGE_ADMIN_PORT: cannot listen on port {port}: Address already in use; choose another port, or off"
     )
 
 
@@ -150,13 +148,16 @@ def test_without_settings_there_is_no_tls() -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"tls_key": "key.pem"}, "WEIGHBRIDGE_TLS_CERT: expected a PEM file, since TLS has other settings, got none"),
+        (
+            {"tls_key": "key.pem"},
+            "WEIGHBRIDGE_TLS_CERT: not set, but other TLS settings are; name the PEM file of the certificate",
+        ),
         (
             {"tls_cert": "no.pem", "tls_client_ca": "ca.pem"},
-            "WEIGHBRIDGE_TLS_CLIENT_CA: expected a PEM file of certificates, got 'ca.pem': No such file or directory",
+            "WEIGHBRIDGE_TLS_CLIENT_CA: cannot read PEM certificates from 'ca.pem': No such file or directory",
         ),
-        ({"tls_cert": "no.pem"}, "here or as WEIGHBRIDGE_TLS_KEY, its key, got 'no.pem': No such file or directory"),
-        ({"tls_cert": "no.pem", "tls_key": "key.pem"}, "got 'no.pem' and 'key.pem': No such file or directory"),
+        ({"tls_cert": "no.pem"}, "cannot read a PEM certificate and its key from 'no.pem': No such file or directory"),
+        ({"tls_cert": "no.pem", "tls_key": "key.pem"}, "from 'no.pem' and 'key.pem': No such file or directory"),
     ],
 )
 def test_tls_files_that_cannot_be_used_are_named(settings: dict[str, str], line: str) -> None:
@@ -173,9 +174,7 @@ def test_a_key_that_is_encrypted_is_refused_as_such(tmp_path: Path) -> None:
     )
     files = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
 
-    with pytest.raises(
-        InvalidSettings, match="WEIGHBRIDGE_TLS_KEY: expected a key that is not encrypted, got one that"
-    ):
+    with pytest.raises(InvalidSettings, match="WEIGHBRIDGE_TLS_KEY: the key is encrypted"):
         tls_context(Settings.load(**files))
 
 

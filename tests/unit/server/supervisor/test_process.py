@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.supervisor.process import WorkerProcess
 from weighbridge.settings import Settings
@@ -17,7 +18,9 @@ def test_a_worker_does_not_know_the_token_of_the_admin_listener(monkeypatch: pyt
 
     async def environment() -> bytes:
         worker = WorkerProcess([sys.executable, "-c", "input()"], Settings(), Catalogue(), slot=0, most_connections=1)
-        read = await asyncio.to_thread(Path(f"/proc/{worker.pid}/environ").read_bytes)
+        variables = Path(f"/proc/{worker.pid}/environ")
+        await asyncio.to_thread(until, variables.read_bytes)  # there are none while the program is being loaded
+        read = await asyncio.to_thread(variables.read_bytes)
         worker.kill("the test is over")
         worker.ended()
         return read

@@ -13,7 +13,8 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
 from tests.unit.server.fake_repository import FakeOpenings, FakeRepository
-from tests.waiting import DEADLINE, until
+from tests.waiting import DEADLINE
+from tests.waiting import until as until_in_time
 from weighbridge.adapters.manifest import Options, Rollout
 from weighbridge.adapters.repository import FoundModel, FoundVersion
 from weighbridge.application.catalogue import Calls, ModelEntry, VersionEntry, VersionState
@@ -50,13 +51,13 @@ class FakeHosts:
         self.may_open.set()
         self.on_commit: Callable[[], None] = lambda: None
 
-    async def prepare(self, name: str, hosted: Hosted) -> None:
-        self.opened.append((name, hosted.version))
+    async def prepare(self, hosted: Hosted) -> None:
+        self.opened.append((hosted.name, hosted.version))
         await self.may_open.wait()
         if self.refusal is not None:
             raise ModelRefused(self.refusal)
 
-    async def commit(self) -> None:
+    async def commit(self, _hosted: Hosted) -> None:
         self.live = versions(self._rollouts)
         self.on_commit()
 
@@ -87,6 +88,12 @@ class Operated:
         async with self.rollouts.changing:
             await self.rollouts.start(self.hosts)
 
+    async def reconcile(self) -> None:
+        """Have the directory followed, and wait for that."""
+        await self.rollouts.reconcile()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
     @property
     def live(self) -> dict[str, str]:
         """What is live."""
@@ -107,6 +114,12 @@ class Operated:
 
         with closing(self.openings):
             asyncio.run(main())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until a condition holds."""
+    while not condition():
+        await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0))})
 
 
 @pytest.fixture
@@ -158,7 +171,7 @@ def test_a_model_without_versions_waits_for_one(on: Operated) -> None:
         with pytest.raises(ModelRefused, match=r"^models/empty: expected a version, got none$"):
             await on.rollouts.reload("empty")
         on.repository.put("empty", "1")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"empty": "1", "m": "1"}
 
     on.run(scene)
@@ -185,7 +198,7 @@ def broken_version(repository: FakeRepository) -> None:
     [
         (no_directory, r"^WEIGHBRIDGE_MODELS: models: expected a directory, got nothing$"),
         (wrong_rollout, r"^models/m/rollout.toml: live: it is wrong$"),
-        (rollout_of_nothing, r"^models/m/rollout.toml: expected a version that is there, got 3$"),
+        (rollout_of_nothing, r"^models/m/rollout.toml: there is no version 3$"),
         (broken_version, r"^models/m/2/a.json: expected the sha256 a, got b$"),
     ],
 )
@@ -206,7 +219,7 @@ def test_a_service_whose_model_cannot_be_opened_does_not_start(on: Operated) -> 
 
 
 def test_what_is_no_model_by_its_name_is_told(on: Operated, log: Log) -> None:
-    on.repository.others = ["models/+: expected a name, got another"]
+    on.repository.others = ["models/+: not a name"]
     on.run(lambda: asyncio.sleep(0))
 
     assert log.written("models_passed_over")[0]["reasons"] == on.repository.others
@@ -221,8 +234,7 @@ def test_a_start_that_is_stopped_ends_there(on: Operated) -> None:
 
 async def opening(on: Operated, count: int) -> None:
     """Return when so many openings have begun."""
-    while len(on.openings.opened) < count:
-        await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0))})
+    await until(lambda: len(on.openings.opened) >= count)
 
 
 def test_at_the_start_versions_are_opened_side_by_side_and_those_that_are_not_open_yet_are_named(
@@ -317,9 +329,9 @@ def test_where_nothing_can_be_written_an_activation_holds_all_the_same(on: Opera
 
     async def scene() -> None:
         assert await on.rollouts.activate("m", "2") == Outcome("m", "2", "1", persisted=False)
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
-        await asyncio.to_thread(until, lambda: log.of("rollout_not_written"))
+        await asyncio.to_thread(until_in_time, lambda: log.of("rollout_not_written"))
         assert "Read-only file system" in log.of("rollout_not_written")[0]["reason"]
 
     on.run(scene)
@@ -337,7 +349,7 @@ def test_what_cannot_be_opened_is_not_prepared_and_its_reason_stays(on: Operated
         assert on.hosts.told[-1] == on.entry
 
         on.repository.change("m", "2", OTHER)
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.entry.reason is None
         assert on.entry.versions[1] == VersionEntry("2", VersionState.AVAILABLE)
 
@@ -448,7 +460,7 @@ def test_an_operation_that_is_under_way_when_the_service_ends_is_undone(on: Oper
         on.rollouts.stop()
         with pytest.raises(Stopping):
             await activation
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.aborted == 1
         assert on.openings.retired == [("m", "2")]
         assert on.live == {"m": "1"}
@@ -482,9 +494,164 @@ def test_what_is_decided_for_one_model_decides_nothing_for_the_next(on: Operated
         on.repository.put("m", "1", "2", live="2")
         on.repository.put("n", "1", "2", live="2")
         on.hosts.on_commit = on.rollouts.stop
-        await on.rollouts.reconcile()
+        await on.reconcile()
+        assert sorted(on.hosts.live.values()) == ["1", "2"]
+        assert len(on.hosts.opened) == 1
+
+    on.run(scene)
+
+
+# Side by side
+
+
+def test_an_operation_looks_at_its_own_model_only(on: Operated) -> None:
+    async def scene() -> None:
+        on.repository.scanned.clear()
+        await on.rollouts.activate("m", "2")
+        await on.rollouts.rollback("m")
+        await on.rollouts.reload("m")
+        assert on.repository.scanned == ["m"] * 3
+
+    on.run(scene)
+
+
+def test_a_version_that_hangs_while_it_is_opened_holds_up_no_other_model(on: Operated) -> None:
+    on.repository.put("n", "1", "2", live="2", previous="1")
+
+    async def scene() -> None:
+        on.openings.hang.add("m")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await opening(on, 3)
+        assert await on.rollouts.rollback("n") == Outcome("n", "1", "2", persisted=True)
+        on.openings.hang.clear()
+        assert await activation == Outcome("m", "2", "1", persisted=True)
         assert on.hosts.live == {"m": "2", "n": "1"}
-        assert on.hosts.opened == [("m", "2")]
+
+    on.run(scene)
+
+
+def test_of_one_model_operations_do_not_interleave(on: Operated) -> None:
+    async def scene() -> None:
+        on.openings.hang.add("m")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await opening(on, 2)
+        rollback = asyncio.ensure_future(on.rollouts.rollback("m"))
+        await asyncio.wait({rollback}, timeout=0)
+        assert on.repository.scanned == [None, "m"]
+        on.openings.hang.clear()
+        assert await activation == Outcome("m", "2", "1", persisted=True)
+        assert await rollback == Outcome("m", "1", "2", persisted=True)
+
+    on.run(scene)
+
+
+def test_all_prepare_one_version_at_a_time(on: Operated) -> None:
+    on.repository.put("n", "1", "2", live="1")
+
+    async def scene() -> None:
+        on.hosts.may_open.clear()
+        activations = [asyncio.ensure_future(on.rollouts.activate(name, "2")) for name in ("m", "n")]
+        await until(lambda: len(on.openings.hosted) == 4 and on.hosts.opened)
+        assert len(on.hosts.opened) == 1
+        on.hosts.may_open.set()
+        await asyncio.gather(*activations)
+        assert on.hosts.live == {"m": "2", "n": "2"}
+
+    on.run(scene)
+
+
+def test_what_waits_to_be_prepared_when_the_service_ends_is_retired_and_leaves_alone_what_others_prepare(
+    on: Operated,
+) -> None:
+    async def scene() -> None:
+        async with on.rollouts.changing:
+            activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+            await until(lambda: len(on.openings.hosted) == 2)
+            on.rollouts.stop()
+            with pytest.raises(Stopping):
+                await activation
+        assert on.openings.retired == [("m", "2")]
+        assert on.hosts.aborted == 0
+
+    on.run(scene)
+
+
+def test_an_operation_waits_for_the_start(on: Operated) -> None:
+    async def main() -> None:
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await asyncio.wait({activation}, timeout=0)
+        await on.start()
+        assert (await activation).live == "2"
+
+    asyncio.run(main())
+
+
+def test_a_model_that_hangs_while_it_is_followed_holds_up_no_other(on: Operated) -> None:
+    async def scene() -> None:
+        on.openings.hang.add("m")
+        on.repository.put("m", "1", "2", live="2")
+        await on.rollouts.reconcile()
+        await opening(on, 2)
+        on.repository.put("n", "1")
+        await on.rollouts.reconcile()
+        await until(lambda: on.hosts.live == {"m": "1", "n": "1"})
+        on.openings.hang.clear()
+        await until(lambda: on.hosts.live == {"m": "2", "n": "1"})
+
+    on.run(scene)
+
+
+def test_a_change_while_a_model_is_followed_is_followed_next(on: Operated) -> None:
+    async def scene() -> None:
+        on.openings.hang.add("m")
+        on.repository.put("m", "1", "2", live="2")
+        await on.rollouts.reconcile()
+        await opening(on, 2)
+        on.repository.put("m", "1", "2", "3", live="3")
+        for _ in range(2):
+            await on.rollouts.reconcile()
+        on.openings.hang.clear()
+        await until(lambda: on.hosts.live == {"m": "3"})
+        assert on.openings.opened == [("m", "1"), ("m", "2"), ("m", "3")]
+
+    on.run(scene)
+
+
+def test_one_more_model_is_followed_at_a_time_than_there_are_cores_and_operators_need_not_wait(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger
+) -> None:
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    on = Operated(logger)
+
+    async def scene() -> None:
+        on.openings.hang |= {"n", "o"}
+        for name in ("n", "o", "p"):
+            on.repository.put(name, "1")
+        await on.rollouts.reconcile()
+        await opening(on, 3)
+        assert await on.rollouts.activate("p", "1") == Outcome("p", "1", None, persisted=True)
+        assert sorted(on.openings.opened) == [("m", "1"), ("n", "1"), ("o", "1"), ("p", "1")]
+        on.openings.hang.clear()
+        await until(lambda: on.hosts.live == dict.fromkeys("mnop", "1"))
+
+    on.run(scene)
+
+
+def test_a_model_that_is_gone_again_when_it_would_be_followed_is_none(
+    on: Operated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = on.repository.scan
+
+    def scan_late(only: str | None = None) -> dict[str, FoundModel]:
+        if only is not None:
+            on.repository.found.pop(only)
+        return scan(only)
+
+    async def scene() -> None:
+        on.repository.put("n", "1")
+        monkeypatch.setattr(on.repository, "scan", scan_late)
+        await on.reconcile()
+        assert [*on.rollouts.catalogue.entries] == ["default", "m"]
 
     on.run(scene)
 
@@ -493,10 +660,10 @@ def test_what_is_decided_for_one_model_decides_nothing_for_the_next(on: Operated
 
 
 def test_what_not_all_can_serve_is_retired_and_changes_nothing(on: Operated) -> None:
-    on.hosts.refusal = "models/m/2: expected room for one more descriptor, got none"
+    on.hosts.refusal = "models/m/2: a worker has no file descriptor left"
 
     async def scene() -> None:
-        with pytest.raises(ModelRefused, match=r"got none$"):
+        with pytest.raises(ModelRefused, match=r"no file descriptor left$"):
             await on.rollouts.activate("m", "2")
         assert on.openings.retired == [("m", "2")]
         assert on.hosts.aborted == 1
@@ -515,7 +682,7 @@ def test_a_version_of_which_a_runner_dies_before_it_is_live_is_refused(on: Opera
             await asyncio.wait({activation}, timeout=0.001)
         on.openings.hosted[1].crashes += 1
         on.hosts.may_open.set()
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected its process to stay, got one that ended$"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: the process that opened it has ended$"):
             await activation
         assert (on.live, on.openings.retired) == ({"m": "1"}, [("m", "2")])
 
@@ -626,13 +793,35 @@ def test_whoever_opens_versions_is_told_of_runners_and_workers_and_tells_of_runn
     on.run(scene)
 
 
+# The embedded model
+
+
+def test_the_embedded_model_is_live_unless_the_settings_say_otherwise(on: Operated) -> None:
+    without = Settings(weights="off", models="models")
+
+    async def scene() -> None:
+        assert "default" in on.rollouts.catalogue.entries
+        await heed(on, without)
+        assert "default" not in on.rollouts.catalogue.entries
+        for operation in (
+            on.rollouts.activate("default", "embedded"),
+            on.rollouts.rollback("default"),
+            on.rollouts.reload("default"),
+        ):
+            with pytest.raises(ModelNotFound):
+                await operation
+        await heed(on, Settings())
+        assert "default" in on.rollouts.catalogue.entries
+
+    on.run(scene)
+
+
 # New settings
 
 
 async def heed(on: Operated, settings: Settings) -> None:
     """Have new settings heeded, as the supervisor does."""
-    async with on.rollouts.changing:
-        await on.rollouts.heed(settings)
+    await on.rollouts.heed(settings)
 
 
 def test_runners_whose_settings_are_unchanged_stay(on: Operated) -> None:
@@ -656,7 +845,7 @@ def test_with_other_settings_what_runners_answer_for_is_opened_anew_one_version_
     async def scene() -> None:
         on.openings.runners = 0
         on.repository.put("inline", "1")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         on.hosts.opened.clear()
         on.hosts.on_commit = lambda: seen.append([*on.hosts.opened])
         on.openings.runners = 1
@@ -665,6 +854,38 @@ def test_with_other_settings_what_runners_answer_for_is_opened_anew_one_version_
         assert on.openings.retired == [("m", "1"), ("n", "1")]
 
     seen: list[list[tuple[str, str]]] = []
+    on.run(scene)
+
+
+def test_what_was_opened_with_the_old_settings_when_it_is_to_be_served_is_opened_once_more(on: Operated) -> None:
+    on.openings.opens_otherwise = True
+
+    async def scene() -> None:
+        async with on.rollouts.changing:
+            activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+            await until(lambda: len(on.openings.hosted) == 2)
+            await heed(on, Settings())
+        assert await activation == Outcome("m", "2", "1", persisted=True)
+        assert on.openings.opened == [("m", "1"), ("m", "2"), ("m", "2")]
+        assert on.openings.retired == [("m", "2"), ("m", "1")]
+        assert on.hosts.aborted == 0
+
+    on.run(scene)
+
+
+def test_what_is_replaced_before_it_is_its_turn_is_not_opened_anew(on: Operated) -> None:
+    on.openings.runners, on.openings.opens_otherwise = 1, True
+
+    async def scene() -> None:
+        on.openings.hang.add("m")
+        activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
+        await opening(on, 2)
+        heeding = asyncio.ensure_future(heed(on, Settings()))
+        await until(lambda: on.openings.heeded)
+        on.openings.hang.clear()
+        await asyncio.gather(activation, heeding)
+        assert on.hosts.opened == [("m", "2")]
+
     on.run(scene)
 
 
@@ -689,7 +910,7 @@ def test_what_cannot_be_opened_with_the_new_settings_serves_on_with_the_old(on: 
 def test_a_rollout_written_by_hand_is_followed(on: Operated) -> None:
     async def scene() -> None:
         on.repository.put("m", "1", "2", live="2")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
         assert on.entry.previous == "1"
 
@@ -701,7 +922,7 @@ def test_a_rollout_written_by_hand_is_followed_whatever_is_refused_meanwhile(on:
         on.repository.put("m", "1", "2", live="2")
         with pytest.raises(VersionNotFound):
             await on.rollouts.activate("m", "9")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
 
     on.run(scene)
@@ -713,18 +934,18 @@ def test_what_could_not_be_written_holds_until_the_directory_says_something_else
     async def scene() -> None:
         await on.rollouts.activate("m", "2")
         on.repository.put("m", "1", "2", "3", live="1")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
         there = on.repository.found.pop("m")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         on.repository.found["m"] = there
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert (on.hosts.live, on.entry.reason) == ({"m": "2"}, None)
         on.repository.put("m", "1", "2", "3", live="3")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "3"}
         on.repository.put("m", "1", "2", "3", live="1")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "1"}
 
     on.run(scene)
@@ -735,7 +956,7 @@ def test_a_higher_version_is_followed_where_no_rollout_says_otherwise(on: Operat
 
     async def scene() -> None:
         on.repository.put("m", "1", "2")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
         assert on.repository.found["m"].rollout is None
 
@@ -745,7 +966,7 @@ def test_a_higher_version_is_followed_where_no_rollout_says_otherwise(on: Operat
 def test_changed_options_of_the_live_version_have_it_opened_anew(on: Operated) -> None:
     async def scene() -> None:
         on.repository.put("m", "1", "2", live="1", threads=2)
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.opened == [("m", "1")]
         assert on.hosts.live == {"m": "1"}
 
@@ -755,7 +976,7 @@ def test_changed_options_of_the_live_version_have_it_opened_anew(on: Operated) -
 def test_changed_options_of_another_version_change_nothing_that_is_served(on: Operated) -> None:
     async def scene() -> None:
         on.repository.put("m", "1", "2", live="1", versions={"2": Options(threads=2)})
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.opened == []
 
     on.run(scene)
@@ -768,7 +989,7 @@ def test_a_version_that_was_refused_is_available_again_with_other_options(on: Op
         with pytest.raises(ModelRefused):
             await on.rollouts.activate("m", "2")
         on.repository.put("m", "1", "2", live="1", versions={"2": Options(memory=2**30)})
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.entry.versions[1] == VersionEntry("2", VersionState.AVAILABLE)
 
     on.run(scene)
@@ -777,7 +998,7 @@ def test_a_version_that_was_refused_is_available_again_with_other_options(on: Op
 def test_a_new_model_is_served(on: Operated) -> None:
     async def scene() -> None:
         on.repository.put("n", "1")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "1", "n": "1"}
 
     on.run(scene)
@@ -789,12 +1010,12 @@ def test_what_cannot_be_followed_is_tried_again_only_when_it_changes(on: Operate
     async def scene() -> None:
         on.repository.put("m", "1", "2", live="2")
         for _ in range(3):
-            await on.rollouts.reconcile()
+            await on.reconcile()
         assert on.entry.reason == "models/m/2: it is broken"
         assert on.live == {"m": "1"}
         on.openings.refused.clear()
         on.repository.change("m", "2", OTHER)
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
 
     on.run(scene)
@@ -806,11 +1027,11 @@ def test_a_live_version_that_is_broken_by_now_serves_on(on: Operated) -> None:
     async def scene() -> None:
         whole = on.repository.found["m"]
         on.repository.change("m", "1", BROKEN)
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.entry.versions[0] == VersionEntry("1", VersionState.LIVE, BROKEN.reason)
         assert on.entry.reason == BROKEN.reason
         on.repository.found["m"] = whole
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.entry.reason is None
         assert on.hosts.opened == []
 
@@ -821,7 +1042,7 @@ def test_a_model_that_is_gone_serves_on(on: Operated, log: Log) -> None:
     async def scene() -> None:
         del on.repository.found["m"]
         for _ in range(2):
-            await on.rollouts.reconcile()
+            await on.reconcile()
         assert on.live == {"m": "1"}
         assert on.entry == replace(on.entry, versions=(VersionEntry("1", VersionState.LIVE),))
         with pytest.raises(ModelRefused, match=r"^models/m: expected a directory, got nothing$"):
@@ -842,11 +1063,11 @@ def test_a_directory_that_nobody_can_be_had_to_look_at_is_looked_at_the_next_tim
         on.repository.put("m", "1", "2", live="2")
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
-            await on.rollouts.reconcile()
-            with pytest.raises(ModelRefused, match=r"expected what it takes to look at them, got .*new thread$"):
+            await on.reconcile()
+            with pytest.raises(ModelRefused, match=r"scanning the directory failed: .*new thread$"):
                 await on.rollouts.reload("m")
         assert on.live == {"m": "1"}
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.live == {"m": "2"}
 
     on.run(scene)
@@ -858,7 +1079,7 @@ def test_a_directory_that_is_gone_changes_nothing(on: Operated, log: Log) -> Non
     async def scene() -> None:
         on.repository.problem = "models: expected a directory, got nothing"
         for _ in range(2):
-            await on.rollouts.reconcile()
+            await on.reconcile()
         assert on.live == {"m": "1"}
 
     on.run(scene)
@@ -881,9 +1102,9 @@ def test_operations_are_counted_by_how_they_end(on: Operated) -> None:
             await on.rollouts.activate("m", "3")
         await on.rollouts.rollback("m")
         await on.rollouts.reload("m")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         on.repository.put("m", "1", "2", live="2")
-        await on.rollouts.reconcile()
+        await on.reconcile()
         with pytest.raises(ModelNotFound):
             await on.rollouts.activate("made-up", "1")
 
@@ -917,7 +1138,7 @@ def test_an_operation_goes_on_when_nobody_waits_for_it_any_more(on: Operated) ->
         activation.cancel()
         await asyncio.wait({activation})
         go_on.set()
-        await on.rollouts.reconcile()
+        await on.reconcile()
         assert on.hosts.live == {"m": "2"}
 
     on.run(scene)
@@ -958,7 +1179,7 @@ def test_a_version_that_is_live_again_by_then_is_not_told_of(on: Operated, monke
 # What answers requests goes first
 
 
-@pytest.mark.parametrize("operation", [lambda on: on.rollouts.reload("m"), lambda on: on.rollouts.reconcile()])
+@pytest.mark.parametrize("operation", [lambda on: on.rollouts.reload("m"), lambda on: on.reconcile()])
 def test_who_looks_at_the_directory_while_the_service_runs_gives_way(
     on: Operated, operation: Callable[[Operated], Coroutine[Any, Any, object]]
 ) -> None:

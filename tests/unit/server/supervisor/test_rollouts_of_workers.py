@@ -4,8 +4,9 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, suppress
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -26,7 +27,7 @@ from weighbridge.domain.errors import ModelRefused, NothingToRollBack
 from weighbridge.server.catalogue import Catalogue, Outcome, Stopping
 from weighbridge.server.channel import Channel, Word
 from weighbridge.server.runner.hosted import Hosted
-from weighbridge.server.supervisor import rollouts, supervisor
+from weighbridge.server.supervisor import process, rollouts, supervisor
 from weighbridge.server.supervisor.rollouts import CannotStart
 from weighbridge.server.supervisor.supervisor import Supervisor
 
@@ -45,6 +46,15 @@ def play(monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger) -> Calla
         asyncio.run(main())
 
     return play
+
+
+@pytest.fixture
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds from one look of the supervisor at its workers to the next."""
+    seconds = 0.02
+    monkeypatch.setattr(process, "TICK_SECONDS", seconds)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", seconds)
+    return seconds
 
 
 def when(word: Word, number: int, deed: str) -> Callable[[Actor, Word], str]:
@@ -99,7 +109,7 @@ def test_what_one_worker_cannot_open_none_serves(play: Callable[..., None], log:
 def test_a_worker_that_dies_while_it_opens_a_version_is_the_reason_to_refuse_that(play: Callable[..., None]) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 0, "dies")
-        with pytest.raises(ModelRefused, match=r"got one that was killed by SIGKILL$"):
+        with pytest.raises(ModelRefused, match=r"a worker was killed by SIGKILL$"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -113,7 +123,7 @@ def test_a_worker_that_does_not_open_a_version_in_time_is_replaced_and_the_versi
 ) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.PREPARE, 0, "nothing")
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected every worker to open it within 0.05 s"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: a worker did not open it within 0.05 s"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -179,33 +189,109 @@ def test_a_worker_that_does_not_take_up_what_was_decided_is_killed(play: Callabl
     assert [line["reason"] for line in log.written("worker_died")] == ["did not serve the version that was decided on"]
 
 
-def test_a_worker_that_came_up_with_what_is_live_no_more_is_replaced(play: Callable[..., None], log: Log) -> None:
+@asynccontextmanager
+async def one_starts(on: Stage) -> AsyncIterator[Actor]:
+    """Meanwhile one of the workers, the third, is starting; then it comes up."""
+    on.plays = when(Word.READY, 2, "nothing")
+    on.actors[0].kill()
+    await on.until(lambda: len(on.actors) == 3)
+    yield on.actors[2]
+    on.actors[2].come_up()
+
+
+def test_what_is_decided_while_a_worker_starts_it_serves_before_it_is_ready(play: Callable[..., None]) -> None:
     async def scene(on: Stage) -> None:
-        on.plays = when(Word.READY, 2, "nothing")
-        on.actors[0].kill()
-        await on.until(lambda: len(on.actors) == 3)
-        assert (await on.rollouts.activate("m", "2")).live == "2"
-        on.actors[2].send(Word.READY)
+        def commits(actor: Actor, word: Word) -> str:
+            if word is Word.COMMIT:
+                states.extend(report.state for report in on.supervisor.workers() if report.pid == actor.pid)
+            return "does"
+
+        states = list[str]()
+        on.repository.put("n", "1", "2", live="1")
+        async with one_starts(on):
+            for name, version in (("m", "2"), ("n", "2"), ("m", "1"), ("m", "2")):
+                assert (await on.rollouts.activate(name, version)).live == version
+            on.plays = commits
+        await on.settled(2)
+
+        served = {"m": "2", "n": "2"}
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, served), (2, served)]
+        assert states == ["starting", "starting"]
+
+    play(scene)
+
+
+def test_a_worker_that_may_have_read_a_version_before_its_files_changed_opens_it_again(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        async with one_starts(on) as starting:
+            on.repository.change("m", "1", FoundVersion(fingerprint="other"))
+            assert (await on.rollouts.reload("m")).live == "1"
+        await on.settled(2)
+
+        assert [actor.number for actor in on.living] == [1, 2]
+        assert [placed.version for placed in starting.given] == ["1"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("word", [Word.PREPARE, Word.COMMIT])
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [("fails", "could not serve its models: models/m/2: it is broken"), ("dies", "was killed by SIGKILL")],
+)
+def test_a_worker_that_cannot_serve_what_was_decided_while_it_started_is_replaced(
+    play: Callable[..., None], log: Log, word: Word, deed: str, reason: str
+) -> None:
+    async def scene(on: Stage) -> None:
+        async with one_starts(on):
+            await on.rollouts.activate("m", "2")
+            on.plays = when(word, 2, deed)
         await on.settled(2)
 
         assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
 
     play(scene)
 
-    assert len(log.written("worker_died")) == 1
+    assert log.written("worker_died")[1]["reason"] == reason
 
 
-def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_replaced(play: Callable[..., None]) -> None:
+def test_a_worker_that_dies_once_it_serves_what_was_decided_while_it_started_is_replaced(
+    play: Callable[..., None],
+) -> None:
+    def dies_afterwards(actor: Actor, word: Word) -> str:
+        if (actor.number, word) == (2, Word.COMMIT):
+            asyncio.get_running_loop().call_soon(actor.kill)
+        return "does"
+
     async def scene(on: Stage) -> None:
-        on.plays = when(Word.READY, 2, "nothing")
-        on.actors[0].kill()
-        await on.until(lambda: len(on.actors) == 3)
-        on.repository.change("m", "1", FoundVersion(fingerprint="other"))
-        assert (await on.rollouts.reload("m")).live == "1"
-        on.actors[2].send(Word.READY)
+        async with one_starts(on):
+            await on.rollouts.activate("m", "2")
+            on.plays = dies_afterwards
         await on.settled(2)
 
-        assert [actor.number for actor in on.living] == [1, 3]
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
+
+    play(scene)
+
+
+def test_what_is_refused_meanwhile_does_not_keep_a_worker_from_serving_what_was_decided(
+    play: Callable[..., None],
+) -> None:
+    async def scene(on: Stage) -> None:
+        async with one_starts(on) as starting:
+            await on.rollouts.activate("m", "2")
+            on.plays = when(Word.PREPARE, 2, "nothing")
+        await on.until(lambda: Word.PREPARE in starting.heard)
+        on.plays = when(Word.PREPARE, 1, "fails")
+        with pytest.raises(ModelRefused):
+            await on.rollouts.activate("m", "1")
+        starting.send(Word.DONE, "1")
+        await on.settled(2)
+
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (2, {"m": "2"})]
+        assert Word.ABORT not in starting.heard
 
     play(scene)
 
@@ -213,14 +299,13 @@ def test_a_worker_that_may_have_read_a_version_before_its_files_changed_is_repla
 def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Callable[..., None]) -> None:
     def comes_up_late(actor: Actor, word: Word) -> str:
         if (actor.number, word) == (2, Word.RETIRE):
-            actor.send(Word.READY)
+            actor.come_up()
         return when(Word.READY, 2, "nothing")(actor, word)
 
     async def scene(on: Stage) -> None:
         on.plays = comes_up_late
         on.actors[0].kill()
         await on.until(lambda: len(on.actors) == 3)
-        await on.rollouts.activate("m", "2")  # which makes that one outdated
         signal.raise_signal(signal.SIGHUP)
         await on.until(lambda: len(on.actors) == 5)
         await on.settled(2)
@@ -230,7 +315,10 @@ def test_a_worker_that_comes_up_when_another_is_in_its_place_only_ends(play: Cal
     play(scene)
 
 
-def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Callable[..., None]) -> None:
+@pytest.mark.parametrize(("deed", "stays"), [("does", 2), ("fails", 3)])
+def test_a_worker_that_comes_up_after_the_others_had_agreed_goes_along_or_is_replaced(
+    play: Callable[..., None], deed: str, stays: int
+) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         on.actors[0].kill()
@@ -238,14 +326,15 @@ def test_a_worker_that_came_up_after_the_others_had_agreed_is_replaced(play: Cal
         loop = asyncio.get_running_loop()
 
         async def come_up() -> None:
-            on.actors[2].send(Word.READY)
+            on.plays = when(Word.PREPARE, 2, deed)
+            on.actors[2].come_up()
             await on.until(lambda: [report.state for report in on.supervisor.workers()] == ["ready"] * 2)
 
         on.repository.before_writing = lambda: asyncio.run_coroutine_threadsafe(come_up(), loop).result()
         assert (await on.rollouts.activate("m", "2")).live == "2"
         await on.settled(2)
 
-        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (3, {"m": "2"})]
+        assert [(actor.number, actor.live) for actor in on.living] == [(1, {"m": "2"}), (stays, {"m": "2"})]
 
     play(scene)
 
@@ -302,7 +391,7 @@ def test_a_worker_that_stands_still_for_too_long_is_the_reason_to_refuse_what_it
 ) -> None:
     async def scene(on: Stage) -> None:
         on.actors[0].stand_still()
-        with pytest.raises(ModelRefused, match=r"got one that gave no sign of life for 0.25 s$"):
+        with pytest.raises(ModelRefused, match=r"a worker gave no sign of life for 0.25 s$"):
             await on.rollouts.activate("m", "2")
         await on.settled(2)
 
@@ -332,7 +421,9 @@ def test_a_worker_that_cannot_serve_its_models_at_the_start_says_why(
         monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "fails")
         await stage(monkeypatch, logger, "1").__aenter__()
 
-    with pytest.raises(CannotStart, match=r"got one that could not serve its models: models/m/1: it is broken; "):
+    with pytest.raises(
+        CannotStart, match=r"starting failed: a worker could not serve its models: models/m/1: it is broken; "
+    ):
         asyncio.run(main())
 
 
@@ -353,17 +444,16 @@ def test_nothing_is_decided_while_the_service_ends(play: Callable[..., None]) ->
     play(scene, drain_delay=0.1)
 
 
-def test_an_operation_waits_while_the_workers_are_replaced(play: Callable[..., None], log: Log) -> None:
+def test_an_operation_is_decided_when_the_workers_have_been_replaced(play: Callable[..., None], log: Log) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         signal.raise_signal(signal.SIGHUP)
         await on.until(lambda: len(on.actors) == 3)
         activation = asyncio.ensure_future(on.rollouts.activate("m", "2"))
-        for _ in range(10):  # turns of the loop, in which it would begin
-            await asyncio.sleep(0)
-        assert not on.openings.opened[1:]
+        await on.until(lambda: len(on.openings.hosted) == 2)
+        assert not [actor for actor in on.actors if Word.PREPARE in actor.heard]
         assert on.openings.heeded == []
-        on.actors[2].send(Word.READY)
+        on.actors[2].come_up()
         await activation
 
         assert [(actor.number, actor.live) for actor in on.living] == [(2, {"m": "2"}), (3, {"m": "2"})]
@@ -475,7 +565,7 @@ def test_a_version_of_which_no_worker_can_be_told_is_refused(
 ) -> None:
     async def scene(on: Stage) -> None:
         monkeypatch.setattr(supervisor, "lent", without_memory_for(Placed))
-        with pytest.raises(ModelRefused, match=r"^models/m/2: expected a descriptor, got none$"):
+        with pytest.raises(ModelRefused, match=r"^models/m/2: no file descriptor is left$"):
             await on.rollouts.activate("m", "2")
 
         assert [actor.live for actor in on.living] == [{"m": "1"}, {"m": "1"}]
@@ -526,7 +616,7 @@ def test_a_runner_that_takes_the_place_of_another_is_told_to_every_worker_but_th
         on.openings.replace(on.openings.hosted[0], 0)
         await on.until(lambda: len(on.actors[1].runners) == 2)
         assert on.actors[2].runners == []
-        on.actors[2].send(Word.READY)
+        on.actors[2].come_up()
         await on.until(lambda: on.actors[2].runners)
 
         assert met(on)[1:] == [[Met(1, 1, "m 1 0"), Met(1, 1, "m 1 anew 0")], [Met(1, 0, "m 1 anew 0")]]
@@ -788,16 +878,66 @@ def test_the_series_of_a_version_are_given_up_five_minutes_after_its_end(
     play(scene)
 
 
-def test_a_worker_that_takes_longer_to_start_than_its_models_may_is_killed(play: Callable[..., None], log: Log) -> None:
+def test_a_worker_that_does_not_get_on_with_its_start_is_killed(
+    play: Callable[..., None], log: Log, quick_ticks: float
+) -> None:
     async def scene(on: Stage) -> None:
         on.plays = when(Word.READY, 2, "nothing")
         on.actors[0].kill()
         await on.until(lambda: len(on.actors) == 4)
         await on.settled(2)
 
-    play(scene, load_timeout=0.1)
+    play(scene, load_timeout=5 * quick_ticks)
 
-    assert log.written("worker_died")[1]["reason"] == "did not come up within 0.2 s"
+    assert log.written("worker_died")[1]["reason"] == "did not get on with its start for 0.1 s"
+
+
+def test_a_worker_may_take_as_long_for_each_of_its_models_as_one_may_take(
+    play: Callable[..., None], quick_ticks: float
+) -> None:
+    async def scene(on: Stage) -> None:
+        on.plays = when(Word.READY, 2, "nothing")
+        on.actors[0].kill()
+        await on.until(lambda: len(on.actors) == 3)
+        starting = on.actors[2]
+
+        def opens_a_model() -> float:
+            starting.scoreboard.vitals.beats += 1
+            return next(report.age_seconds for report in on.supervisor.workers() if report.pid == starting.pid)
+
+        await on.until(lambda: opens_a_model() > 20 * quick_ticks)
+        starting.come_up()
+        await on.settled(2)
+
+        assert on.living == on.actors[1:]
+
+    play(scene, load_timeout=5 * quick_ticks)
+
+
+def test_a_service_whose_worker_does_not_get_on_with_its_start_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, logger: FilteringBoundLogger, quick_ticks: float
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("tests.unit.server.actors.obeys", lambda *_: "nothing")
+        await stage(monkeypatch, logger, "1", load_timeout=5 * quick_ticks).__aenter__()
+
+    with pytest.raises(CannotStart, match=r"a worker did not get on with its start for 0.1 s; "):
+        asyncio.run(main())
+
+
+def test_a_worker_that_comes_up_is_given_its_share_of_the_connections_of_others(play: Callable[..., None]) -> None:
+    async def scene(on: Stage) -> None:
+        with ExitStack() as clients:
+            async with one_starts(on) as starting:
+                for _ in range(7):
+                    clients.enter_context(socket.create_connection(on.address))
+                await on.until(lambda: on.actors[1].connections == 7)
+            await on.settled(2)
+            await on.until(lambda: on.actors[1].surplus)
+
+            assert (on.actors[1].surplus, starting.surplus) == (3, 0)
+
+    play(scene)
 
 
 STEPS = st.sampled_from(["activate 1", "activate 2", "activate 3", "rollback", "die"])

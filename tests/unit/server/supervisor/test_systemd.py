@@ -72,14 +72,14 @@ def test_a_descriptor_that_is_no_socket_is_refused() -> None:
     os.close(reading)
     os.close(writing)
 
-    assert outcome == "LISTEN_FDS: expected a socket, got something else: Socket operation on non-socket"
+    assert outcome == "LISTEN_FDS: the descriptor is not a socket: Socket operation on non-socket"
 
 
 def test_a_socket_that_does_not_listen_is_refused() -> None:
     with socket.socket() as passed:
         outcome, _ = inherited(passed, LISTEN_FDS="1")
 
-    assert outcome == "LISTEN_FDS: expected a TCP socket that listens, got another; see its ListenStream="
+    assert outcome == "LISTEN_FDS: the socket is not a listening TCP socket; check its ListenStream="
 
 
 def test_a_socket_of_another_family_is_refused(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_socket_of_another_family_is_refused(tmp_path: Path) -> None:
         passed.listen()
         outcome, _ = inherited(passed, LISTEN_FDS="1")
 
-    assert outcome == "LISTEN_FDS: expected a TCP socket that listens, got another; see its ListenStream="
+    assert outcome == "LISTEN_FDS: the socket is not a listening TCP socket; check its ListenStream="
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -1,11 +1,13 @@
 """The directory of models as it changes, by a real watch."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+import watchfiles
 from structlog.typing import FilteringBoundLogger
 
 from tests.unit.log import Log
@@ -70,25 +72,37 @@ def test_a_change_anywhere_below_the_directory_is_told(during: During, tmp_path:
     during(Settings(models=str(tmp_path), models_watch=how), scene)
 
 
-def test_a_directory_that_goes_and_comes_back_is_watched_again(
-    during: During, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models, looks, watch_one = tmp_path / "models", list[str](), watch._watch_one
-    models.mkdir()
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directory, once for each time that one begins to watch it."""
+    looks, watch_one = list[str](), watch._watch_one
 
     async def watch_and_count(directory: str, changed: Callable[[], Coroutine[Any, Any, None]]) -> None:
         looks.append(directory)
         await watch_one(directory, changed)
 
     monkeypatch.setattr(watch, "_watch_one", watch_and_count)
+    return looks
+
+
+async def more(looks: list[str], than: int) -> None:
+    """Until there are more."""
+    while len(looks) <= than:
+        await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0.005))})
+
+
+def test_a_directory_that_goes_and_comes_back_is_watched_again(
+    during: During, log: Log, tmp_path: Path, looks: list[str]
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
 
     async def scene(changes: Changes) -> None:
         await changes.more(0)
         models.rename(tmp_path / "elsewhere")
         await asyncio.to_thread(until, lambda: log.of("models_not_watched"))
         seen = changes.count
-        while len(looks) < 4:  # it is told once, however often one looks
-            await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0.005))})
+        await more(looks, than=3)  # it is told once, however often one looks
         models.mkdir()
         await changes.more(seen)
         seen = changes.count
@@ -118,6 +132,64 @@ def test_a_directory_that_is_replaced_is_watched_in_the_place_of_the_old_one(dur
         await changes.more(seen)
 
     during(Settings(models=str(link)), scene)
+
+
+def test_a_directory_with_another_in_it_that_may_not_be_read_is_polled_until_that_may_be_read(
+    during: During, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awatch, unreadable = watchfiles.awatch, True
+
+    async def watch_readable(*paths: str, **options: Any) -> AsyncGenerator[set[watchfiles.main.FileChange], None]:
+        if unreadable:
+            raise PermissionError("Permission denied (os error 13)")  # nobody is denied anything as root
+        async for changes in awatch(*paths, **options):
+            yield changes
+
+    async def scene(changes: Changes) -> None:
+        nonlocal unreadable
+        await changes.more(3)
+        unreadable = False
+        await changes.more(changes.count)
+        seen = changes.count
+        (tmp_path / "m").mkdir()
+        await changes.more(seen)
+
+    monkeypatch.setattr(watchfiles, "awatch", watch_readable)
+    during(Settings(models=str(tmp_path)), scene)
+
+    assert [line["reason"] for line in log.written("models_not_watched")] == ["Permission denied (os error 13)"]
+
+
+def test_a_directory_is_watched_on_after_a_name_that_the_library_cannot_read(
+    during: During, log: Log, tmp_path: Path, looks: list[str]
+) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+
+    async def scene(changes: Changes) -> None:
+        await changes.more(0)
+        await asyncio.to_thread(strange.touch)
+        await more(looks, than=1)
+        seen = changes.count
+        (tmp_path / "m").mkdir()
+        await changes.more(seen)
+
+    during(Settings(models=str(tmp_path)), scene)
+
+    [line] = log.written("models_not_watched")
+    assert line["reason"].startswith("Unable to decode path")
+
+
+def test_a_directory_with_another_in_it_that_may_be_read_from_now_on_is_watched_anew(
+    during: During, tmp_path: Path, looks: list[str]
+) -> None:
+    (tmp_path / "m").mkdir(mode=0)
+
+    async def scene(changes: Changes) -> None:
+        await changes.more(0)
+        (tmp_path / "m").chmod(0o755)
+        await more(looks, than=1)
+
+    during(Settings(models=str(tmp_path)), scene)
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(models="anywhere", models_watch="off")])

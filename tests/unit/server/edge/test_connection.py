@@ -1,6 +1,7 @@
-"""The protocol by itself, where a real connection cannot be made to do what is asked, or not surely."""
+"""A connection by itself, where a real one cannot be made to do what is asked, or not surely."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from time import perf_counter
 
@@ -20,6 +21,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 MISSING = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 SCRIPT = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 LONG = 1000.0
 
 
@@ -48,6 +50,48 @@ def test_both_roads_write_the_same(here: Served) -> None:
     assert here.connect().feed(LANE + GOOD) == here.connect().feed(ROAD + GOOD)
 
 
+@pytest.mark.parametrize("head", [LANE, ROAD, HEALTH, MISSING], ids=["fast lane", "ordinary road", "quick", "missing"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_an_offer_of_another_protocol_changes_nothing_wherever_it_is_cut(
+    here: Served, head: bytes, framing: str
+) -> None:
+    body = GOOD if b"POST" in head else b""
+    plain = head + body
+    if framing == "chunks":
+        head = re.sub(rb"Content-Length: .*\r\n", b"", head)[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+        body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        body += b"0\r\n\r\n"
+    offer = head[:-2] + UPGRADE + b"\r\n" + body
+    expected = here.connect().feed(plain) + here.connect().feed(HEALTH)
+    connection = here.connect()
+
+    assert {connection.feed(offer[:at], offer[at:] + HEALTH) for at in range(len(offer))} == {expected}
+    assert not connection.transport.closing
+
+
+def test_many_offers_at_once_are_each_answered(here: Served) -> None:
+    offers = 5000
+    written = here.connect().feed((HEALTH[:-2] + UPGRADE + b"\r\n") * offers)
+
+    assert written.count(OK) == offers
+
+
+def test_who_offers_another_protocol_is_invited_to_send_the_body_once(here: Served) -> None:
+    head = LANE[:-2] + UPGRADE + b"Expect: 100-continue\r\n\r\n"
+    written = here.connect().feed(head, GOOD)
+
+    assert written.startswith(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
+    assert written.count(b"100 Continue") == 1
+
+
+def test_the_body_behind_an_offer_of_another_protocol_is_judged_like_any_other(here: Served) -> None:
+    chunks = b"POST /predict HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    assert codes(here.connect().feed(chunks + b"2a00\r\n" + b"1" * 10_752)) == ["body_too_large"]
+    assert codes(here.connect().feed(chunks + b"needle")) == ["bad_request"]
+    assert codes(here.connect().feed(chunks + b"0\r\nConnection: close\r\n\r\n")) == ["bad_request"]
+
+
 def test_a_route_that_raises_is_answered_with_an_internal_error_and_the_connection_goes_on(here: Served) -> None:
     def call(*_: object) -> Reply:
         raise ZeroDivisionError("the needle")
@@ -67,7 +111,7 @@ def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(
     here: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = here.connect()
-    monkeypatch.delattr(type(connection.protocol), "lane")
+    monkeypatch.setattr(here.lane, "routes", None)
     written = connection.feed(HEALTH)
 
     assert written.startswith(b"HTTP/1.1 500 ")
@@ -77,7 +121,7 @@ def test_what_goes_wrong_in_the_gate_itself_is_an_internal_error_too(
 
 def test_more_requests_at_once_than_the_application_may_work_on_are_refused(log: Log, here: Served) -> None:
     connection = here.connect()
-    loop = connection.protocol.loop
+    loop = here.loop
     busy = [loop.create_task(asyncio.sleep(0)) for _ in range(3)]
     here.state.tasks.update(busy)
     connection.protocol.data_received(MISSING)
@@ -94,7 +138,7 @@ def test_a_refusal_waits_for_the_replies_before_it_and_nothing_after_it_counts(h
     connection = here.connect()
     connection.protocol.data_received(MISSING + b"GET /health HTTP/2.0\r\nHost: x\r\n\r\n")
     assert not connection.transport.reading
-    connection.protocol.flow.resume_reading()  # as uvicorn does when the application asks for a body
+    connection.protocol._flow.resume_reading()  # as uvicorn does when the application asks for a body
     connection.protocol.data_received(b"\0")
     connection.settle()
 
@@ -199,20 +243,20 @@ def test_when_all_is_to_end_a_connection_at_rest_ends_once_it_was_quiet(
 
 
 @pytest.mark.parametrize(
-    ("received", "sent", "timeout"),
+    ("kept", "sent", "timeout"),
     [
-        (0, (), "header_timeout"),
-        (100, (), "keep_alive_timeout"),
-        (2, (b"\r\n",), "header_timeout"),
-        (None, (), "header_timeout"),
+        (False, (), "header_timeout"),
+        (False, (b"\r\n",), "header_timeout"),
+        (False, (HEALTH,), "keep_alive_timeout"),
+        (False, (MISSING,), "keep_alive_timeout"),
+        (True, (), "keep_alive_timeout"),
     ],
-    ids=["new", "handed on by another process", "blank lines", "no TCP"],
+    ids=["new", "blank lines", "fast lane", "ordinary road", "handed on by another process"],
 )
-def test_a_connection_that_was_kept_elsewhere_is_kept_here(
-    here: Served, received: int | None, sent: tuple[bytes, ...], timeout: str
+def test_a_connection_is_kept_for_longer_once_it_has_had_a_request(
+    here: Served, sent: tuple[bytes, ...], timeout: str, *, kept: bool
 ) -> None:
-    connection = here.connect()
-    connection.transport.get_extra_info("socket").received = received
+    connection = here.connect(kept=kept)
     connection.feed(*sent)
     limit = getattr(here.gate.settings, timeout)
     connection.protocol.sweep(perf_counter() + limit - 1)
@@ -223,30 +267,69 @@ def test_a_connection_that_was_kept_elsewhere_is_kept_here(
     assert connection.transport.closing
 
 
-def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(here: Served) -> None:
-    given: list[int] = []
+@pytest.mark.parametrize(
+    ("sent", "before", "kept"),
+    [((), False, False), ((HEALTH,), False, True), ((), True, True)],
+    ids=["new", "kept", "kept by another process"],
+)
+def test_a_connection_at_rest_is_handed_back_with_nothing_written_to_it(
+    here: Served, sent: tuple[bytes, ...], *, before: bool, kept: bool
+) -> None:
+    given: list[tuple[int, bool]] = []
 
-    def give(descriptor: int) -> bool:
-        given.append(descriptor)
+    def give(descriptor: int, *, kept: bool) -> bool:
+        given.append((descriptor, kept))
         return True
 
-    connection = here.connect()
-    connection.feed(HEALTH)
+    connection = here.connect(kept=before)
+    connection.feed(*sent)
     written = connection.transport.written
     here.gate.give_back = give
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
 
-    assert given == [DESCRIPTOR]
+    assert given == [(DESCRIPTOR, kept)]
     assert connection.transport.aborted
     assert connection.transport.written == written
+
+
+def test_a_connection_is_handed_back_as_soon_as_its_reply_is_sent(here: Served) -> None:
+    given: list[tuple[bytes, bool]] = []
+
+    def give(_descriptor: int, *, kept: bool) -> bool:
+        given.append((connection.transport.written, kept))
+        return True
+
+    connection = here.connect()
+    here.gate.give_back = give
+    connection.feed(MISSING)
+    here.look()
+
+    assert codes(connection.transport.written) == ["not_found"]
+    assert b"\r\nconnection: close\r\n" not in connection.transport.written
+    assert given == [(connection.transport.written, True)]
+    assert connection.transport.aborted
+
+
+@pytest.mark.parametrize("meanwhile", ["a request begins", "the connection ends"])
+def test_a_connection_that_is_at_rest_no_more_is_not_handed_back(here: Served, meanwhile: str) -> None:
+    connection = here.connect()
+    here.gate.give_back = lambda _, **__: pytest.fail("it was handed back")
+    connection.protocol.data_received(b"\r\n")  # which begins no request
+    if meanwhile == "a request begins":
+        connection.protocol.data_received(HEALTH[:-1])
+    else:
+        connection.transport.close()
+    here.look()
+
+    assert not connection.transport.aborted
 
 
 def test_a_connection_with_a_request_in_hand_is_not_handed_back(here: Served) -> None:
     connection = here.connect()
     connection.feed(HEALTH[:-1])
-    here.gate.give_back = lambda _: True
+    here.gate.give_back = lambda _, **__: True
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
@@ -259,7 +342,7 @@ def test_a_connection_with_an_unread_reply_is_not_handed_back(here: Served) -> N
     connection = here.connect()
     connection.feed(HEALTH)
     connection.transport.unread = 1
-    here.gate.give_back = lambda _: True
+    here.gate.give_back = lambda _, **__: True
     here.gate.closing = True
     connection.protocol.sweep(perf_counter())
 
@@ -269,7 +352,7 @@ def test_a_connection_with_an_unread_reply_is_not_handed_back(here: Served) -> N
 def test_a_connection_that_cannot_be_handed_back_ends_like_any_other(here: Served) -> None:
     connection = here.connect()
     connection.feed(HEALTH)
-    here.gate.give_back = lambda _: False
+    here.gate.give_back = lambda _, **__: False
     here.gate.closing = True
     connection.protocol.sweep(perf_counter())
     assert not connection.transport.aborted
@@ -278,10 +361,12 @@ def test_a_connection_that_cannot_be_handed_back_ends_like_any_other(here: Serve
     assert connection.transport.closing
 
 
-def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_with_it(here: Served) -> None:
+def test_a_tls_connection_is_asked_to_leave_since_no_other_process_could_go_on_with_it(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection = here.connect()
-    connection.protocol.scheme = "https"
-    here.gate.give_back = lambda _: True
+    monkeypatch.setattr(here.shared.road, "scheme", "https")
+    here.gate.give_back = lambda _, **__: True
     here.gate.closing = True
     connection.protocol.shutdown()
     connection.protocol.sweep(perf_counter())
@@ -397,6 +482,18 @@ def test_a_request_that_the_application_works_on_has_all_the_time_it_needs(here:
     assert not connection.transport.closing
     connection.settle()
     assert codes(connection.transport.written) == ["not_found"]
+
+
+def test_a_connection_that_the_application_has_ended_is_cut_off_if_its_client_does_not_leave(here: Served) -> None:
+    connection = here.connect()
+    connection.transport.close()
+    now = perf_counter()
+    connection.protocol.sweep(now)
+    connection.protocol.sweep(now + 1.5)
+    assert not connection.transport.aborted
+
+    connection.protocol.sweep(now + 2.5)
+    assert connection.transport.aborted
 
 
 def test_every_request_in_hand_hears_that_its_client_has_gone(here: Served) -> None:
