@@ -1,3 +1,7 @@
+from collections.abc import Iterator
+
+import pytest
+
 from tests.contract import GOOD, JSON
 from tests.integration.service import Service, serving
 from tests.waiting import until
@@ -12,21 +16,37 @@ def ask_often(service: Service) -> int:
     return service.exchange(request * REQUESTS + last).count(b"HTTP/1.1 404 ")
 
 
-def test_the_log_tells_of_every_request_with_its_id() -> None:
-    with serving(LOG_REQUESTS="all") as service:
+@pytest.fixture(scope="module")
+def told() -> Iterator[tuple[Service, list[str]]]:
+    """A service that has ended, which logged all that it could, and the ids of the requests that it answered."""
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 33\r\n\r\n"
+    with serving(LOG_REQUESTS="all", LOG_LEVEL="debug") as service:
+        with service.connect() as connection:
+            connection.sendall(head + GOOD[:10])
+        until(lambda: service.of("request_abandoned"))
         with service.client() as client:
-            ids = [client.get("/health").headers["x-request-id"] for _ in range(3)]
-            ids += [
-                client.post("/predict", content=GOOD, headers=JSON | {"x-request-id": "mine"}).headers["x-request-id"]
-            ]
+            replies = [client.get("/health") for _ in range(3)]
+            replies += [client.post("/predict", content=GOOD, headers=JSON | {"x-request-id": "mine"})]
         service.stop()
+        yield service, [reply.headers["x-request-id"] for reply in replies]
 
-        assert [line["request_id"] for line in service.of("request")] == ids
-        assert ids[-1] == "mine"
+
+def test_the_log_tells_of_every_request_with_its_id(told: tuple[Service, list[str]]) -> None:
+    service, ids = told
+
+    assert [line["request_id"] for line in service.of("request")] == ids
+    assert ids[-1] == "mine"
+
+
+def test_a_client_that_goes_away_leaves_no_traceback(told: tuple[Service, list[str]]) -> None:
+    service, _ = told
+
+    assert not any("exception" in event for event in service.events)
+    assert service.complaints() == ""
 
 
 def test_serving_goes_on_when_nobody_reads_the_log() -> None:
-    with serving(reads_on=False, LOG_REQUESTS="all") as service:
+    with serving(reads_on=False, LOG_REQUESTS="all", WORKERS="0") as service:
         assert ask_often(service) == REQUESTS
 
         assert service.stop() == 0
@@ -41,17 +61,4 @@ def test_serving_goes_on_when_the_reader_of_the_log_has_gone() -> None:
         assert ask_often(service) == REQUESTS
 
         assert service.stop() == 0
-        assert service.complaints() == ""
-
-
-def test_a_client_that_goes_away_leaves_no_traceback() -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 33\r\n\r\n"
-
-    with serving(LOG_LEVEL="debug") as service:
-        with service.connect() as connection:
-            connection.sendall(head + GOOD[:10])
-        until(lambda: service.of("request_abandoned"))
-        service.stop()
-
-        assert not any("exception" in event for event in service.events)
         assert service.complaints() == ""

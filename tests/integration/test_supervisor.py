@@ -71,7 +71,7 @@ def living(service: Service) -> list[int]:
 
 @pytest.fixture(scope="module")
 def one_worker() -> Iterator[Service]:
-    """The service with one worker, and no word on how many threads libraries have; tests in which none dies share it."""
+    """The service with one worker, whose operator says nothing of threads; tests in which none dies share it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OMP_NUM_THREADS")
         with serving() as started:

@@ -299,3 +299,18 @@ def test_serve_names_a_host_that_is_none_of_this_machine() -> None:
     assert result.stderr == (
         "weighbridge: --host: expected an address of this machine, got '192.0.2.1': Cannot assign requested address\n"
     )
+
+
+def test_serve_names_a_host_that_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_HOST", "a..b")
+
+    assert run("serve", "--port", "0").stderr == (
+        "weighbridge: WEIGHBRIDGE_HOST: expected an address of this machine, got 'a..b': not a host name\n"
+    )
+
+
+def test_serve_names_the_variable_of_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("WEIGHBRIDGE_PORT", str(taken.getsockname()[1]))
+
+        assert run("serve").stderr.startswith("weighbridge: WEIGHBRIDGE_PORT: expected a port that can be listened on")
