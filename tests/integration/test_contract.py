@@ -38,7 +38,7 @@ def test_a_body_over_the_limit_is_refused_by_its_length(client: httpx2.Client) -
     reply = client.post("/predict", content=b" " * (16 * MIB + 1), headers=JSON)
 
     assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
-    assert reply.json()["detail"] == "expected a body of at most 16777216 bytes"
+    assert reply.json()["detail"] == "The body may have at most 16777216 bytes"
 
 
 def test_a_body_over_the_limit_is_refused_without_a_length(client: httpx2.Client) -> None:

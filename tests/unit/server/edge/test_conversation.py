@@ -249,41 +249,6 @@ def test_what_is_unusual_but_allowed_is_answered_and_the_connection_goes_on(
             assert connection.reply().status == status
 
 
-UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__")
-
-
-@both
-@pytest.mark.parametrize(
-    "framed",
-    [b"Content-Length: 33\r\n\r\n" + GOOD, b"Transfer-Encoding: chunked\r\n\r\n21\r\n" + GOOD + b"\r\n0\r\n\r\n"],
-    ids=["length", "chunks"],
-)
-def test_an_upgrade_is_passed_over_and_the_body_read(gate: Served, target: bytes, framed: bytes) -> None:
-    request = head(b"POST", target, JSON, *UPGRADE)[:-2] + framed
-    for at in range(len(request) - len(framed) - 2, len(request)):
-        with wired(gate) as connection:
-            connection.send(*cut(request + get(b"/health") + b"\0", [at]))
-
-            check_last_prediction(connection)
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        get(b"/health", *UPGRADE),
-        get(b"/health", b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13"),
-    ],
-    ids=["h2c", "websocket"],
-)
-def test_an_upgrade_without_a_body_is_passed_over(gate: Served, request_: bytes) -> None:
-    with wired(gate) as connection:
-        connection.send(request_ + b"\0")
-
-        reply = connection.reply()
-        assert (reply.status, reply["connection"]) == (200, "close")
-        assert connection.rest() == b""
-
-
 def test_a_tunnel_is_refused(gate: Served) -> None:
     with wired(gate) as connection:
         connection.send(head(b"CONNECT", COMPILED, b"Content-Length: 2") + b"{}")
