@@ -381,13 +381,10 @@ class Rollouts:
             while True:
                 settings = self._settings
                 hosted = await self._open(name, wanted)
-                try:
+                with _retired_unless_served(state, hosted):
                     async with self.changing:
                         if settings is self._settings:  # else it is opened once more
                             return await self._prepare(state, hosted, decide)
-                finally:
-                    if state.hosted is not hosted:
-                        hosted.retire()
         except ModelRefused as exc:
             state.refused[wanted.version] = wanted, str(exc)
             raise
@@ -475,3 +472,12 @@ class Rollouts:
         self.catalogue = Catalogue(live, {EMBEDDED.name: EMBEDDED, **entries})
         if self.catalogue != former:
             self._hosts.tell()
+
+
+@contextmanager
+def _retired_unless_served(state: ModelState, hosted: Hosted) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if state.hosted is not hosted:
+            hosted.retire()
