@@ -1,8 +1,14 @@
 # Everything that is done with the project. A machine needs only Python 3.11 or newer and make.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHONS := 3.11 3.12 3.13
 BIN := .venv/bin
+# Two steps of one environment: what `make run` needs, and all the rest.
+SERVING := .venv/serving
 INSTALLED := .venv/installed
+PIP_INSTALL := pip install -q --disable-pip-version-check
+# The versions of the lock, also for the tool that builds the package: pip reads the second name for that since 25.3.
+LOCKED := PIP_CONSTRAINT=requirements.lock PIP_BUILD_CONSTRAINT=requirements.lock
 IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 BENCH := .bench/environments
 BATCHING := fastapi bentoml litserve mlserver
@@ -12,18 +18,28 @@ PEERS := fastapi bentoml litserve mlserver kserve $(if $(RAY),ray)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean bench bench-quick abuse torture wrk
+.PHONY: help run test test-pythons test-lowest check format lock clean bench bench-quick abuse torture wrk
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(INSTALLED) ## start the service on http://127.0.0.1:8000
+run: $(SERVING) ## start the service on http://127.0.0.1:8000
 	$(BIN)/weighbridge serve
 
 test: $(INSTALLED) ## run all tests, and measure which lines and branches they reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(IN_PARALLEL)
 	$(BIN)/coverage combine -q
+
+test-pythons: ## run all tests with every Python from 3.11 to 3.13 that is installed
+	$(MAKE) $(foreach version,$(PYTHONS),$(shell python$(version) -c 'print("test-$(version)")' 2> /dev/null))
+
+# Old libraries warn about new ones.
+test-lowest: IN_PARALLEL += -W default
+test-lowest: ## run all tests with the lowest versions of the dependencies that pyproject.toml allows
+
+$(PYTHONS:%=test-%) test-lowest: test-%: .venvs/%/installed
+	.venvs/$*/bin/python -m pytest $(IN_PARALLEL)
 
 check: $(INSTALLED) ## lint, types, layers, and that the last tests reached every line and branch
 	$(BIN)/ruff check
@@ -57,7 +73,7 @@ wrk:
 
 $(BENCH)/%/installed: benchmarks/requirements/%.txt
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/pip install -q --disable-pip-version-check $(^:%=-r %)
+	$(@D)/bin/$(PIP_INSTALL) $(^:%=-r %)
 	@touch $@
 
 # Those that serve the models of the batched table, too.
@@ -69,12 +85,26 @@ lock: ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q '.[dev]'
 	$(BIN)/pip freeze --exclude weighbridge > requirements.lock
 
-clean: ## remove the environment and every cache
-	rm -rf .venv .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+clean: ## remove the environments and every cache
+	rm -rf .venv .venvs .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(SERVING): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(LOCKED) $(BIN)/$(PIP_INSTALL) -e .
+	@touch $@
+
+$(INSTALLED): $(SERVING)
+	$(BIN)/$(PIP_INSTALL) -r requirements.lock
+	@touch $@
+
+$(PYTHONS:%=.venvs/%/installed): .venvs/%/installed: requirements.lock pyproject.toml
+	python$* -m venv --clear $(@D)
+	$(LOCKED) $(@D)/bin/$(PIP_INSTALL) -r requirements.lock -e .
+	@touch $@
+
+.venvs/lowest/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	grep -oE '"[a-z-]+>=[0-9.]+' $< | sed 's/"//; s/>=/==/' > $(@D)/lowest.txt
+	$(@D)/bin/$(PIP_INSTALL) -c $(@D)/lowest.txt -e '.[dev]'
 	@touch $@

@@ -2,9 +2,12 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+MEASURED = "COVERAGE_PROCESS_CONFIG"  # coverage measures each process of Python in whose environment it is
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a library loads; threads that spin starve a busy machine
 settings.register_profile("weighbridge", deadline=None, derandomize=True, max_examples=50)
@@ -22,3 +25,17 @@ def _no_settings_in_the_environment() -> None:
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith("WEIGHBRIDGE_")}
     os.environ.clear()
     os.environ.update(others)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configuration_of_coverage() -> str:
+    """Not in the environment, so that the processes which tests start are not measured: it takes half of their time."""
+    return os.environ.pop(MEASURED, "")
+
+
+@pytest.fixture(scope="module")
+def measured(_configuration_of_coverage: str) -> Iterator[None]:
+    """The processes of a module are measured: for lines that no other process than those reaches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MEASURED, _configuration_of_coverage)
+        yield

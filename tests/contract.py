@@ -1,7 +1,7 @@
 """The contract as a table: what is asked, and what must come back, whoever carries it.
 
-Each row of "JSON bodies" and of the contract has its cases here; they are run against the application in this process
-and against the real one on its port. All hold for the settings as they ship.
+Each row of "JSON bodies" and of the contract has its cases here; they are run against the application in this process,
+and one for each path and kind of reply against the real one on its port. All hold for the settings as they ship.
 """
 
 import json
@@ -533,4 +533,7 @@ MODELS = [
 ]
 
 CASES = [*CONTRACT, *JSON_BODIES, *MEDIA_TYPES, *PATHS, *TIMEOUTS, *MODELS]
+ONE_OF_EACH = [
+    *{(case.path if case.status != 404 else None, case.status, case.code): case for case in reversed(CASES)}.values()
+]
 PATHS_TO_GET = ("/", "/health", "/livez", "/readyz", "/models", "/openapi.json", "/docs", "/docs/assets/favicon.png")

@@ -5,6 +5,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from weighbridge.domain.errors import ModelRefused
+
+__all__ = ["ModelRefused", "__version__", "package"]
 __version__ = "0.1.0"
 
 
@@ -39,7 +42,7 @@ def package(
     `title`, `description` and `owner` are for people: each a line, shown on `/docs` and by `GET /models`.
 
     The artefact is data only: what has to run code of its own to be loaded is refused. The version is there as a whole
-    or not at all. Raises weighbridge.domain.errors.ModelRefused, which says what was expected, and OSError.
+    or not at all. Raises ModelRefused, which says what was expected, and OSError.
     """
     entrypoint: Any = import_module("weighbridge.entrypoints.package")  # nothing of this on `import weighbridge`
     about = {"title": title, "description": description, "owner": owner}

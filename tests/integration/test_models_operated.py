@@ -63,7 +63,7 @@ def load(service: Service) -> Iterator[Counter[Any]]:
 
     def ask() -> None:
         with service.client() as client:
-            while not over.is_set():
+            while not over.wait(0.001):  # so that there is time for what is asked
                 reply = client.post("/models/m/predict", json=ROW)
                 answers[reply.json().get("prediction"), reply.json().get("version")] += 1
 
@@ -87,52 +87,9 @@ def broken(artefact: Path) -> Iterator[None]:
     artefact.write_bytes(whole)
 
 
-@pytest.mark.parametrize("processes", ["0", "2"])
-def test_activations_to_and_fro_lose_nothing_and_replies_name_their_version(models: Path, processes: str) -> None:
-    with serving(MODELS=str(models), MODELS_WATCH="off", WORKERS=processes) as service:
-        seen = set[Any]()
-        with load(service) as answers:
-            for version, other in [("2", "1"), ("1", "2")] * 5:
-                outcome = activate(service, version).json()
-                assert outcome == {"model": "m", "live": version, "previous": other, "persisted": True}
-                answers.clear()
-                until(partial(answers.get, (float(version), version)))
-                seen |= {*answers}
-
-        assert seen == {(1.0, "1"), (2.0, "2")}
-        assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\nprevious = "2"\n'
-
-
-@pytest.mark.parametrize("processes", ["0", "2"])
-def test_a_corrupt_artefact_is_refused_and_the_old_version_serves_on(models: Path, processes: str) -> None:
-    with (
-        serving(MODELS=str(models), WORKERS=processes, MODELS_WATCH="off") as service,
-        service.client() as client,
-        broken(models / "m" / "2" / "weights.json"),
-    ):
-        refused = activate(service, "2")
-
-        assert (refused.status_code, refused.json()["code"]) == (422, "model_refused")
-        assert refused.json()["detail"].startswith("models/m/2/weights.json: expected the sha256 ")
-        assert reason(service) == refused.json()["detail"]
-        assert predicted(client) == (1.0, "1")
-
-
-def test_while_an_artefact_is_corrupt_the_others_serve_and_a_new_worker_says_why_it_does_not(models: Path) -> None:
-    with serving(MODELS=str(models), WORKERS="2", MODELS_WATCH="off") as service:
-        with broken(models / "m" / "1" / "weights.json"), service.client() as client:
-            os.kill(int(service.of("worker_started")[0]["pid"]), signal.SIGKILL)
-            until(lambda: len(service.of("worker_died")) >= 2)
-
-            assert "could not serve its models: models/m/1/weights.json: " in service.of("worker_died")[1]["reason"]
-            assert admin(service, "GET", "/readyz").status_code == 200
-            assert predicted(client) == (1.0, "1")
-        until(lambda: [worker["state"] for worker in admin(service, "GET", "/workers").json()] == ["ready"] * 2)
-
-
 @pytest.mark.parametrize("watch", ["events", "poll"])
 def test_what_is_written_by_hand_becomes_live(models: Path, watch: str) -> None:
-    with serving(MODELS=str(models), MODELS_WATCH=watch) as service, service.client() as client:
+    with serving(MODELS=str(models), MODELS_WATCH=watch, WORKERS="0") as service, service.client() as client:
         (models / "m" / "rollout.toml").write_text('live = "2"\n')
         until(lambda: predicted(client) == (2.0, "2"))
         (models / "m" / "rollout.toml").write_text('live = "3"\n')
@@ -143,19 +100,17 @@ def test_what_is_written_by_hand_becomes_live(models: Path, watch: str) -> None:
 
 
 def test_the_command_operates_on_the_service(models: Path) -> None:
-    with serving(MODELS=str(models), ADMIN_TOKEN=16 * "t") as service:
+    with serving(MODELS=str(models), ADMIN_TOKEN=16 * "t", WORKERS="0") as service:
 
         def ask(*arguments: str) -> tuple[int, str, str]:
             done = run("models", *arguments, "--url", service.admin_url, ADMIN_TOKEN=16 * "t")
             return done.returncode, done.stdout, done.stderr
 
         assert ask("activate", "m", "2") == (0, "m: version 2 is live (before: 1)\n", "")
-        assert ask("rollback", "m") == (0, "m: version 1 is live (before: 2)\n", "")
-        assert ask("reload", "m") == (0, "m: version 1 is live (before: 2)\n", "")
         assert ask("list")[1].splitlines()[1:] == [
             "default  embedded  live",
-            "m        1         live",
-            "m        2         available",
+            "m        1         available",
+            "m        2         live",
         ]
         code, out, err = ask("activate", "m", "3")
         assert (code, out) == (1, "")
@@ -198,12 +153,12 @@ def test_a_kill_in_the_midst_of_an_operation_leaves_the_directory_as_it_was(mode
             assert (models / "m" / "rollout.toml").read_text() == 'live = "1"\n'
 
 
-# Faults of runners, and operations that meet: one service, in which version 1 of m is live again after each test
+# Two services whose versions are not watched, and in which version 1 of m is live again after each test
 
 
 @dataclass(frozen=True, slots=True)
 class Operated:
-    """A service of two workers, whose models m and n have a version 2 that opens at a gate."""
+    """A service whose models m and n have versions 1 and 3, and m a version 2 that opens at a gate."""
 
     service: Service
     models: Path
@@ -226,17 +181,76 @@ class Operated:
         return [worker["state"] for worker in admin(self.service, "GET", "/workers").json()] == ["ready"] * 2
 
 
-@pytest.fixture(scope="module")
-def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    models = tmp_path_factory.mktemp("operated") / "models"
+@contextmanager
+def operating(directory: Path, processes: str) -> Iterator[Operated]:
+    models = directory / "models"
     for model in ("m", "n"):
         for version in (1, 3):
             weighbridge.package([float(version), 0.0], models / model / str(version), example=[[1.0, 1.0]])
         (models / model / "rollout.toml").write_text('live = "1"\n')
     with gate() as at:
         at.write(models / "m" / "2", 2.0)
-        with serving(MODELS=str(models), WORKERS="2", PYTHON_MODELS="true") as service:
+        with serving(MODELS=str(models), MODELS_WATCH="off", WORKERS=processes, PYTHON_MODELS="true") as service:
             yield Operated(service, models, at)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    """In one process."""
+    with operating(tmp_path_factory.mktemp("alone"), "0") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    """With two workers."""
+    with operating(tmp_path_factory.mktemp("operated"), "2") as started:
+        yield started
+
+
+@pytest.fixture(params=["alone", "operated"], ids=["one process", "two workers"])
+def either(request: pytest.FixtureRequest) -> Operated:
+    """The one or the other."""
+    started: Operated = request.getfixturevalue(request.param)
+    return started
+
+
+def test_activations_to_and_fro_lose_nothing_and_replies_name_their_version(either: Operated) -> None:
+    seen = set[Any]()
+    with load(either.service) as answers:
+        for version, other in [("3", "1"), ("1", "3")] * 3:
+            outcome = activate(either.service, version).json()
+            assert outcome == {"model": "m", "live": version, "previous": other, "persisted": True}
+            answers.clear()
+            until(partial(answers.get, (float(version), version)))
+            seen |= {*answers}
+
+    assert seen == {(1.0, "1"), (3.0, "3")}
+    assert (either.models / "m" / "rollout.toml").read_text() == 'live = "1"\nprevious = "3"\n'
+
+
+def test_a_corrupt_artefact_is_refused_and_the_old_version_serves_on(either: Operated) -> None:
+    with broken(either.models / "m" / "3" / "weights.json"), either.service.client() as client:
+        refused = activate(either.service, "3")
+
+        assert (refused.status_code, refused.json()["code"]) == (422, "model_refused")
+        assert refused.json()["detail"].startswith("models/m/3/weights.json: expected the sha256 ")
+        assert reason(either.service) == refused.json()["detail"]
+        assert predicted(client) == (1.0, "1")
+
+
+def test_while_an_artefact_is_corrupt_the_others_serve_and_a_new_worker_says_why_it_does_not(
+    operated: Operated,
+) -> None:
+    service = operated.service
+    with broken(operated.models / "m" / "1" / "weights.json"), service.client() as client:
+        os.kill(int(service.of("worker_started")[0]["pid"]), signal.SIGKILL)
+        until(lambda: len(service.of("worker_died")) >= 2)
+
+        assert "could not serve its models: models/m/1/weights.json: " in service.of("worker_died")[1]["reason"]
+        assert admin(service, "GET", "/readyz").status_code == 200
+        assert predicted(client) == (1.0, "1")
+    until(operated.ready)
 
 
 def test_what_a_process_is_killed_at_opening_nobody_serves(operated: Operated) -> None:

@@ -1,13 +1,15 @@
 """The guide's way from a notebook to an answer, walked as it stands there: every cell, and every command after it."""
 
 import re
-import sys
 from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from runpy import run_path
 
-from tests.integration.pages import ROOT, SHOWN_URL, Service, blocks, notebook_of, run, serving, shown, without_times
+import pytest
+
+from tests.integration.pages import ROOT, SHOWN_URL, Service, blocks, notebook_of, serving, shown, without_times
 
 PAGE = "docs/guide.md"
 REQUESTS = "import sys, httpx2; sys.modules['requests'] = httpx2"  # which has the same functions and is installed
@@ -18,7 +20,10 @@ def rounded(text: str) -> str:
     return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.3g}", without_times(text))
 
 
-def test_every_step_from_a_notebook_to_an_answer_does_what_the_guide_says(tmp_path: Path) -> None:
+def test_every_step_from_a_notebook_to_an_answer_does_what_the_guide_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     service: Service | None = None
     steps = 0
     with ExitStack() as stack:
@@ -27,7 +32,9 @@ def test_every_step_from_a_notebook_to_an_answer_does_what_the_guide_says(tmp_pa
             block = "".join(text for _, text in group)
             if kind == "python":  # cells one after the other, which one interpreter runs
                 here = block if service is None else block.replace(SHOWN_URL, service.url)
-                assert run([sys.executable, "-c", f"{REQUESTS}\n{here}"], tmp_path) == ""
+                (tmp_path / "cells.py").write_text(f"{REQUESTS}\n{here}")
+                run_path("cells.py")
+                assert capfd.readouterr() == ("", "")
                 continue
             if service is None:  # as the guide says, once all models are packaged
                 service = stack.enter_context(serving("--models", "models", directory=tmp_path))

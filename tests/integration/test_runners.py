@@ -53,7 +53,7 @@ def nobody_else_notices(service: Service) -> Iterator[None]:
 
     def ask_on() -> None:
         with service.client() as client:
-            while not over.is_set():
+            while not over.wait(0.01):  # so that there is time for what is asked
                 statuses[client.post("/models/steady/predict", json={"x": 1}).status_code] += 1
                 statuses[client.post("/predict", json={"features": [1, 2, 3, 4]}).status_code] += 1
 

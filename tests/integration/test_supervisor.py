@@ -1,7 +1,6 @@
 """Nothing is lost: workers that are killed, stopped or replaced, and the end of their supervisor."""
 
 import os
-import resource
 import select
 import signal
 import socket
@@ -48,8 +47,17 @@ def wait_for(service: Service, event: str, count: int = 1) -> None:
 
 def wait_until_full(service: Service) -> None:
     """Return when the supervisor knows that no worker has room."""
+    _wait_until_ready(service, 503)
+
+
+def wait_for_room(service: Service) -> None:
+    """Return when the supervisor knows that a worker has room again."""
+    _wait_until_ready(service, 200)
+
+
+def _wait_until_ready(service: Service, status: int) -> None:
     with httpx2.Client(base_url=service.admin_url) as admin:
-        until(lambda: admin.get("/readyz").status_code == 503)
+        until(lambda: admin.get("/readyz").status_code == status)
 
 
 def lives(pid: int) -> bool:
@@ -63,9 +71,11 @@ def living(service: Service) -> list[int]:
 
 @pytest.fixture(scope="module")
 def one_worker() -> Iterator[Service]:
-    """The service with one worker; tests in which none dies share it."""
-    with serving() as started:
-        yield started
+    """The service with one worker, whose operator says nothing of threads; tests in which none dies share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS")
+        with serving() as started:
+            yield started
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,22 @@ def two_workers() -> Iterator[Service]:
     """The service with two workers that may stand still; tests in which none dies share it."""
     with serving(WORKERS="2", HANG_TIMEOUT="1000") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Service]:
+    """The service with one worker that tests end."""
+    with serving(HANG_TIMEOUT="1.5") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Service]:
+    """The service whose operator has said how many threads libraries have, and has set a token."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "3")
+        with serving(ADMIN_TOKEN=16 * "t") as started:
+            yield started
 
 
 @contextmanager
@@ -86,27 +112,20 @@ def stopped(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize(("given", "known"), [(None, b"1"), ("3", b"3")])
-def test_libraries_compute_in_one_thread_unless_the_operator_says_otherwise(
-    given: str | None, known: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    if given is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-
-    with serving() as service:
-        [worker] = workers(service)
-        variables = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
-
-    assert b"OMP_NUM_THREADS=" + known in variables
+def variables_of_a_worker(service: Service) -> list[bytes]:
+    return Path(f"/proc/{living(service)[0]}/environ").read_bytes().split(b"\0")
 
 
-def test_a_worker_is_not_told_the_token_of_the_admin_listener() -> None:
-    with serving(ADMIN_TOKEN=16 * "t") as service:
-        [worker] = workers(service)
-        variables = Path(f"/proc/{worker}/environ").read_bytes()
+def test_libraries_compute_in_one_thread(one_worker: Service) -> None:
+    assert b"OMP_NUM_THREADS=1" in variables_of_a_worker(one_worker)
 
-    assert 16 * b"t" not in variables
+
+def test_libraries_compute_in_as_many_threads_as_the_operator_says(told: Service) -> None:
+    assert b"OMP_NUM_THREADS=3" in variables_of_a_worker(told)
+
+
+def test_a_worker_is_not_told_the_token_of_the_admin_listener(told: Service) -> None:
+    assert not any(16 * b"t" in variable for variable in variables_of_a_worker(told))
 
 
 def test_on_a_busy_core_the_supervisor_lets_its_workers_finish(one_worker: Service) -> None:
@@ -119,26 +138,37 @@ def test_on_a_busy_core_the_supervisor_lets_its_workers_finish(one_worker: Servi
 # Workers that end
 
 
-def test_a_killed_worker_is_replaced_and_connections_wait_for_the_new_one() -> None:
-    with serving() as service:
-        [first] = workers(service)
-        os.kill(first, signal.SIGKILL)
-        with service.connect() as connection:
-            assert ask(connection).startswith(OK)
-
-        [death] = service.of("worker_died")
-        assert (death["pid"], death["reason"]) == (first, "was killed by SIGKILL")
-        assert len(workers(service)) == 2
+def last_death(service: Service) -> tuple[int, str]:
+    death = service.of("worker_died")[-1]
+    return int(death["pid"]), str(death["reason"])
 
 
-def test_a_killed_worker_takes_only_its_own_connections_along() -> None:
-    with serving(WORKERS="2") as service, service.connect() as one, service.connect() as other:
-        ask(one)
-        ask(other)
-        os.kill(workers(service)[0], signal.SIGKILL)
-        ends = {connection: read_until_killed(connection) for connection in (one, other)}
+def test_a_stopped_worker_is_replaced_and_what_it_never_received_goes_to_the_next(mortal: Service) -> None:
+    [first] = living(mortal)
+    with stopped(first), mortal.connect() as connection:
+        assert ask(connection).startswith(OK)
 
-        assert sorted(ends.values()) == ["answers", "has ended"]
+    assert last_death(mortal) == (first, "gave no sign of life for 1.5 s")
+
+
+def test_a_killed_worker_is_replaced_and_connections_wait_for_the_new_one(mortal: Service) -> None:
+    [first] = living(mortal)
+    os.kill(first, signal.SIGKILL)
+    with mortal.connect() as connection:
+        assert ask(connection).startswith(OK)
+
+    assert last_death(mortal) == (first, "was killed by SIGKILL")
+    assert first not in living(mortal)
+
+
+def test_a_worker_that_keeps_dying_is_started_ever_later(mortal: Service) -> None:
+    for _ in range(3):
+        until(lambda: len(mortal.of("worker_started")) > len(mortal.of("worker_died")))
+        with more(mortal, "worker_died"):
+            os.kill(workers(mortal)[-1], signal.SIGKILL)
+    delays = [float(event["restart_in"]) for event in mortal.of("worker_died")]
+
+    assert delays[-3] < delays[-2] < delays[-1] < 2.6
 
 
 def read_until_killed(connection: socket.socket) -> str:
@@ -163,6 +193,34 @@ def test_kept_connections_are_spread_again_once_a_worker_was_replaced() -> None:
         assert all(ask(connection).startswith(OK) for connection in kept)
 
 
+@pytest.fixture(scope="module")
+def perishable() -> Iterator[Service]:
+    """The service with two workers, of which tests end one, and then the supervisor."""
+    with serving(WORKERS="2") as started:
+        yield started
+
+
+def test_a_killed_worker_takes_only_its_own_connections_along(perishable: Service) -> None:
+    with perishable.connect() as one, perishable.connect() as other:
+        ask(one)
+        ask(other)
+        os.kill(living(perishable)[0], signal.SIGKILL)
+        ends = {connection: read_until_killed(connection) for connection in (one, other)}
+
+    assert sorted(ends.values()) == ["answers", "has ended"]
+
+
+def test_no_worker_outlives_the_supervisor_and_the_port_is_free(perishable: Service) -> None:
+    with perishable.connect() as connection:
+        ask(connection)
+        address = connection.getpeername()
+        perishable.process.kill()
+        perishable.wait()
+        until(lambda: not living(perishable))
+
+        socket.create_server(address).close()
+
+
 def test_connections_are_given_to_the_worker_with_the_fewest(two_workers: Service) -> None:
     until(lambda: not any(held(two_workers)))
     with ExitStack() as connections:
@@ -171,31 +229,6 @@ def test_connections_are_given_to_the_worker_with_the_fewest(two_workers: Servic
         descriptors = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in living(two_workers)]
 
     assert abs(descriptors[0] - descriptors[1]) <= 1
-
-
-def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
-    with serving() as service:
-        for deaths in range(1, 5):
-            wait_for(service, "worker_started", deaths)
-            os.kill(workers(service)[-1], signal.SIGKILL)
-            wait_for(service, "worker_died", deaths)
-        delays = [float(event["restart_in"]) for event in service.of("worker_died")]
-
-        assert delays[-3] < delays[-2] < delays[-1]
-        assert 1.4 < delays[-1] < 2.6
-
-
-# Workers that hang
-
-
-def test_a_stopped_worker_is_replaced_and_what_it_never_received_goes_to_the_next() -> None:
-    with serving(HANG_TIMEOUT="1.5") as service:
-        [first] = workers(service)
-        with stopped(first), service.connect() as connection:
-            assert ask(connection).startswith(OK)
-
-        [death] = service.of("worker_died")
-        assert (death["pid"], death["reason"]) == (first, "gave no sign of life for 1.5 s")
 
 
 def test_while_one_worker_stands_still_the_other_gets_all_new_connections(two_workers: Service) -> None:
@@ -261,30 +294,39 @@ def test_a_request_in_hand_is_finished_by_the_worker_that_began_it(one_worker: S
         assert ask(connection).startswith(OK)
 
 
-def test_new_workers_have_the_settings_read_anew(tmp_path: Path) -> None:
-    config = tmp_path / "weighbridge.toml"
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of settings."""
+    config = tmp_path_factory.mktemp("settings") / "weighbridge.toml"
     config.write_text("weights = [1.0]\nport = 0\n")
-    with serving(CONFIG=str(config)) as service, service.client() as client:
-        assert client.post("/predict", json={"features": [2.0]}).json()["prediction"] == 2.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def configured(config: Path) -> Iterator[Service]:
+    """The service with the settings of the file."""
+    with serving(CONFIG=str(config)) as started:
+        yield started
+
+
+def test_new_workers_have_the_settings_read_anew(configured: Service, config: Path) -> None:
+    with configured.client() as client:
         config.write_text("weights = [10.0]\nport = 1\nworkers = 3\n")
-        reload(service)
+        reload(configured)
         assert client.post("/predict", json={"features": [2.0]}).json()["prediction"] == 20.0
 
-        assert service.of("settings_need_a_restart")[0]["settings"] == ["workers"]
+    assert configured.of("settings_need_a_restart")[0]["settings"] == ["workers"]
 
 
-def test_wrong_settings_are_refused_and_change_nothing(tmp_path: Path) -> None:
-    config = tmp_path / "weighbridge.toml"
-    config.write_text("weights = [1.0]\n")
-    with serving(CONFIG=str(config)) as service:
-        config.write_text("weights = []\n")
-        service.process.send_signal(signal.SIGHUP)
-        wait_for(service, "reload_refused")
-        os.kill(workers(service)[0], signal.SIGKILL)
+def test_wrong_settings_are_refused_and_change_nothing(configured: Service, config: Path) -> None:
+    config.write_text("weights = []\n")
+    with more(configured, "reload_refused"):
+        configured.process.send_signal(signal.SIGHUP)
+    os.kill(living(configured)[0], signal.SIGKILL)
 
-        assert service.of("reload_refused")[0]["reason"].startswith(f"{config}: weights: expected a JSON array")
-        with service.connect() as connection:
-            assert ask(connection).startswith(b"HTTP/1.1 400 ")
+    assert configured.of("reload_refused")[0]["reason"].startswith(f"{config}: weights: expected a JSON array")
+    with configured.connect() as connection:
+        assert ask(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_new_worker_that_does_not_come_up_changes_nothing(one_worker: Service) -> None:
@@ -310,18 +352,6 @@ def test_a_second_reload_waits_for_the_first(one_worker: Service) -> None:
 
 
 # The end
-
-
-def test_no_worker_outlives_the_supervisor_and_the_port_is_free() -> None:
-    with serving(WORKERS="2") as service, service.connect() as connection:
-        ask(connection)
-        address = connection.getpeername()
-        pids = workers(service)
-        service.process.kill()
-        service.wait()
-        until(lambda: not any(map(lives, pids)))
-
-        socket.create_server(address).close()
 
 
 def test_a_service_that_is_stopped_before_it_has_started_ends_normally() -> None:
@@ -357,43 +387,42 @@ def test_a_connection_beyond_the_limit_waits_until_another_ends(count: str) -> N
         assert second.recv(65536).startswith(OK)
 
 
-def test_without_descriptors_it_accepts_again_once_there_are_some() -> None:
-    with serving() as service, service.connect() as kept:
+def test_without_descriptors_it_accepts_again_once_there_are_some(one_worker: Service) -> None:
+    with one_worker.connect() as kept:
         ask(kept)
-        supervisor = service.process.pid
-        used = len(list(Path(f"/proc/{supervisor}/fd").iterdir()))
-        before = resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (used, used + 1))
-        with service.connect() as waiting:
-            waiting.sendall(PREDICT)
-            assert ask(kept).startswith(OK)
-            resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (used + 1, used + 1))
+        with ExitStack() as waiting:
+            with room_for(0, one_worker.process.pid):
+                connection = waiting.enter_context(one_worker.connect())
+                connection.sendall(PREDICT)
+                assert ask(kept).startswith(OK)
 
-            assert before[0] > used
-            assert waiting.recv(65536).startswith(OK)
+            assert connection.recv(65536).startswith(OK)
 
 
-def test_a_connection_for_which_the_worker_has_no_descriptor_waits_until_it_has_one() -> None:
-    with serving() as service, service.connect() as kept:
+def test_a_connection_for_which_the_worker_has_no_descriptor_waits_until_it_has_one(one_worker: Service) -> None:
+    with one_worker.connect() as kept:
         ask(kept)
-        with room_for(0, *workers(service)), service.connect() as waiting:
+        with room_for(0, *living(one_worker)), one_worker.connect() as waiting:
             waiting.sendall(PREDICT)
-            wait_until_full(service)
+            wait_until_full(one_worker)
             assert ask(kept).startswith(OK)
             kept.close()
 
             assert waiting.recv(65536).startswith(OK)
+    wait_for_room(one_worker)
 
 
-def test_connections_for_which_one_worker_has_no_descriptor_go_to_the_other() -> None:
-    with serving(WORKERS="2") as service, room_for(0, workers(service)[0]), ExitStack() as connections:
+def test_connections_for_which_one_worker_has_no_descriptor_go_to_the_other(two_workers: Service) -> None:
+    with room_for(0, living(two_workers)[0]), ExitStack() as connections:
         for _ in range(3):
-            assert ask(connections.enter_context(service.connect())).startswith(OK)
+            assert ask(connections.enter_context(two_workers.connect())).startswith(OK)
+    all_are_given_connections(two_workers)
 
 
-def test_a_worker_with_few_descriptors_gets_as_many_connections_as_it_has_room_for() -> None:
-    with serving() as service, room_for(1, *workers(service)):
-        with stopped(service.process.pid):  # so that it accepts all at once
-            waiting = {service.connect() for _ in range(3)}
+def test_a_worker_with_few_descriptors_gets_as_many_connections_as_it_has_room_for(one_worker: Service) -> None:
+    with room_for(1, *living(one_worker)):
+        with stopped(one_worker.process.pid):  # so that it accepts all at once
+            waiting = {one_worker.connect() for _ in range(3)}
             for connection in waiting:
                 connection.sendall(PREDICT)
         while waiting:
@@ -401,12 +430,13 @@ def test_a_worker_with_few_descriptors_gets_as_many_connections_as_it_has_room_f
             assert served.recv(65536).startswith(OK)
             served.close()
             waiting.remove(served)
+    wait_for_room(one_worker)
 
 
-def test_a_worker_without_descriptors_can_be_replaced() -> None:
-    with serving() as service, room_for(0, *workers(service)), service.connect() as waiting:
+def test_a_worker_without_descriptors_can_be_replaced(one_worker: Service) -> None:
+    with room_for(0, *living(one_worker)), one_worker.connect() as waiting:
         waiting.sendall(PREDICT)
-        wait_until_full(service)
-        reload(service)
+        wait_until_full(one_worker)
+        reload(one_worker)
 
         assert waiting.recv(65536).startswith(OK)

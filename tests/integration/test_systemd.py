@@ -31,11 +31,12 @@ class Systemd:
         self._hearing = hearing
         self._hearing.settimeout(DEADLINE)
 
-    def start(self, **variables: str) -> subprocess.Popen[bytes]:
-        """Start the service."""
+    @contextmanager
+    def serving(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The service, from when it is said to be ready; whatever happens, its process has ended afterwards."""
         descriptor = self._listener.fileno()
         _, *module = COMMAND
-        return subprocess.Popen(
+        with subprocess.Popen(
             handing_on(descriptor, *module, "serve"),
             pass_fds=[descriptor],
             env={
@@ -46,12 +47,7 @@ class Systemd:
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-        )
-
-    @contextmanager
-    def serving(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The service, from when it is said to be ready; whatever happens, its process has ended afterwards."""
-        with self.start(**variables) as process:
+        ) as process:
             try:
                 assert self.hear() == ["READY=1"]
                 yield process
@@ -87,13 +83,6 @@ def listening(directory: Path) -> Iterator[Systemd]:
         yield Systemd(listener, hearing)
 
 
-@pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    """systemd, which is about to start the service."""
-    with listening(tmp_path) as ready:
-        yield ready
-
-
 class Running(NamedTuple):
     """The service with its systemd, and the file with its settings."""
 
@@ -116,51 +105,54 @@ def test_it_is_said_to_be_ready_when_it_answers(running: Running) -> None:
     assert status_of(running.systemd.connect(PROBE)) == b"HTTP/1.1 200 OK"
 
 
-def test_what_connects_before_it_is_ready_is_answered_then(systemd: Systemd) -> None:
-    early = systemd.connect(REQUEST)
+class Followed(NamedTuple):
+    """What came of one service that was followed by another: the replies, and all that the first said at its end."""
 
-    with systemd.serving():
-        assert status_of(early) == b"HTTP/1.1 200 OK"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_that_it_stops(systemd: Systemd, number: int) -> None:
-    with systemd.serving() as process:
-        process.send_signal(number)
-
-        assert systemd.hear() == ["STOPPING=1"]
-        assert process.wait(DEADLINE) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
-
-
-class Statuses(NamedTuple):
-    """What was answered to those who connected while a service stopped, and to one who did when it had."""
-
+    before: bytes
     meanwhile: set[bytes]
     afterwards: bytes
+    last_word: list[str]
+    code: int
+    complaint: bytes
+    beats: list[list[str]]
 
 
 @pytest.fixture(scope="module")
-def statuses(tmp_path_factory: pytest.TempPathFactory) -> Statuses:
-    """One service follows another."""
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    """One service follows another, and that shows its watchdog that it lives."""
     with listening(tmp_path_factory.mktemp("systemd")) as systemd:
+        early = systemd.connect(REQUEST)
         with systemd.serving() as process:
+            before = status_of(early)
             process.terminate()
             connections = [systemd.connect(REQUEST) for _ in range(100)]
-            assert systemd.hear() == ["STOPPING=1"]
-            assert process.wait(DEADLINE) == 0
+            last_word = systemd.hear()
+            _, complaint = process.communicate(timeout=DEADLINE)
         last = systemd.connect(REQUEST)
-        with systemd.serving():
-            return Statuses({status_of(connection) for connection in connections}, status_of(last))
+        with systemd.serving(WATCHDOG_USEC="100000"):
+            meanwhile = {status_of(connection) for connection in connections}
+            beats = [systemd.hear() for _ in range(3)]
+            return Followed(before, meanwhile, status_of(last), last_word, process.returncode, complaint, beats)
 
 
-def test_what_connects_after_its_end_waits_for_the_next(statuses: Statuses) -> None:
-    assert statuses.afterwards == b"HTTP/1.1 200 OK"
+def test_what_connects_before_it_is_ready_is_answered_then(followed: Followed) -> None:
+    assert followed.before == b"HTTP/1.1 200 OK"
 
 
-def test_nothing_is_lost_while_one_service_follows_another(statuses: Statuses) -> None:
-    assert statuses.meanwhile == {b"HTTP/1.1 200 OK"}
+def test_it_says_that_it_stops(followed: Followed) -> None:
+    assert (followed.last_word, followed.code, followed.complaint) == (["STOPPING=1"], 0, b"")
+
+
+def test_what_connects_after_its_end_waits_for_the_next(followed: Followed) -> None:
+    assert followed.afterwards == b"HTTP/1.1 200 OK"
+
+
+def test_nothing_is_lost_while_one_service_follows_another(followed: Followed) -> None:
+    assert followed.meanwhile == {b"HTTP/1.1 200 OK"}
+
+
+def test_it_shows_the_watchdog_that_it_lives(followed: Followed) -> None:
+    assert followed.beats == [["WATCHDOG=1"]] * 3
 
 
 def test_it_says_that_it_reloads_and_when_that_is_done(running: Running) -> None:
@@ -180,16 +172,3 @@ def test_a_reload_that_is_refused_is_done_as_well(running: Running) -> None:
     assert running.systemd.hear() == ["READY=1"]
     assert status_of(running.systemd.connect(REQUEST)) == b"HTTP/1.1 200 OK"
     running.config.write_text("")
-
-
-def test_it_shows_the_watchdog_that_it_lives(systemd: Systemd) -> None:
-    with systemd.serving(WATCHDOG_USEC="100000"):
-        assert [systemd.hear() for _ in range(3)] == [["WATCHDOG=1"]] * 3
-
-
-def test_a_socket_too_many_is_refused_in_one_line(systemd: Systemd) -> None:
-    with systemd.start(LISTEN_FDS="2") as process:
-        _, complaint = process.communicate(timeout=DEADLINE)
-
-    assert process.returncode == 3
-    assert complaint == b"weighbridge: LISTEN_FDS: expected 1 socket, that of the service's port, got 2\n"

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import click
 import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_jsonable_python
 
+import weighbridge
 from weighbridge.adapters.exposition import Totals
 from weighbridge.adapters.http.problems import Problem
 from weighbridge.adapters.http.signature_types import SignatureTypes
@@ -32,13 +35,15 @@ from weighbridge.adapters.process_metrics import (
 )
 from weighbridge.adapters.series import BOUNDS, MEMORY_BYTES, OVERFLOW
 from weighbridge.application.catalogue import VersionState
+from weighbridge.entrypoints.asgi import create_app
+from weighbridge.entrypoints.cli import main
 from weighbridge.server.supervisor.rollouts import OPERATIONS
 from weighbridge.settings import CONFIG_VARIABLE, NO_RIGHTS, Settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "weighbridge.toml"
 MODELS = ROOT / "docs" / "models.md"
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES = [page for of in ("*.md", "benchmarks/*.md", "docs/**/*.md", "examples/**/*.md") for page in ROOT.glob(of)]
 FIELDS = tuple(Settings.model_fields)
 OPTIONAL = tuple(field for field in FIELDS if Settings.model_fields[field].default is None)
 
@@ -371,6 +376,39 @@ def test_the_layers_of_the_architecture_are_those_of_the_import_contract() -> No
     [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
 
     assert [row[0] for row in _rows("docs/architecture.md")] == layers
+
+
+def _commands(command: click.Command, path: str) -> Iterator[str]:
+    """What a user types for each command that does something."""
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            yield from _commands(one, f"{path} {name}")
+    else:
+        yield path
+
+
+def test_the_page_of_the_api_has_every_public_name() -> None:
+    public = {f"weighbridge.{name}" for name in weighbridge.__all__}
+
+    named = {row[0] for row in _rows("docs/api.md") if row[0].startswith("weighbridge.")}
+
+    assert named == public | {f"{create_app.__module__}.{create_app.__name__}"}
+
+
+def test_the_page_of_the_api_has_every_command() -> None:
+    shown = {row[0] for row in _rows("docs/api.md") if row[0].startswith("weighbridge ")}
+
+    assert shown == {*_commands(main, "weighbridge")}
+
+
+def test_the_page_of_the_api_has_every_path_with_its_methods() -> None:
+    routes = [context.original_route for context in iter_route_contexts(create_app().routes)]
+    methods = {route.path: sorted(route.methods or ()) for route in routes if isinstance(route, APIRoute)}
+    del methods["/docs/assets/{name}"]  # a part of /docs
+
+    shown = {row[0]: row[1].split(", ") for row in _rows("docs/api.md") if row[0].startswith("/")}
+
+    assert shown == methods
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)

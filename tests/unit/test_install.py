@@ -1,7 +1,10 @@
+import subprocess
 from importlib.metadata import requires
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.integration.pages import ROOT
 
 
 def installed_by(package: str, extras: frozenset[str] = frozenset()) -> set[str]:
@@ -19,6 +22,14 @@ def installed_by(package: str, extras: frozenset[str] = frozenset()) -> set[str]
                 found.setdefault(needed, set()).update(requirement.extras)
                 waiting.append((needed, frozenset(requirement.extras)))
     return set(found)
+
+
+def test_make_run_installs_no_more_than_a_users_install() -> None:
+    ran = subprocess.run(["make", "-nB", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    [install] = [line for line in ran.stdout.splitlines() if " install " in line]
+
+    assert install.endswith(" -e .")
 
 
 def test_a_users_install_is_at_most_32_packages() -> None:

@@ -1,17 +1,23 @@
-"""The services that the gate's tests attack: with the fast lane and without, each shared by all tests."""
+"""The services that the gate's tests attack, and what they see of their connections."""
 
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.integration.service import Service, serving
+from tests.integration.wire import Wire, head
 
 KIB = 1024
 LARGEST_BODY = 256 * KIB
 MOST_BUFFERED = 1024 * KIB
-MOST_ROWS = 1000
 KEEP_ALIVE = 0.8
+SCRIPT = b"/docs/assets/swagger-ui-bundle.js"
+LARGE_REPLY = (
+    head(b"POST", b"/predict/batch", b"Content-Type: application/octet-stream", b"Content-Length: 32000")
+    + b"\x11" * 32_000
+)
 
 
 def check_log(service: Service) -> None:
@@ -27,25 +33,20 @@ def check_log(service: Service) -> None:
     }
 
 
-@contextmanager
-def small(fast_lane: str) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def gate() -> Iterator[Service]:
     """A service with room for little."""
     with serving(
-        FAST_LANE=fast_lane,
-        LOG_REQUESTS="all",
-        MAX_BODY_BYTES=str(LARGEST_BODY),
-        MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
-        MAX_ROWS=str(MOST_ROWS),
+        LOG_REQUESTS="all", MAX_BODY_BYTES=str(LARGEST_BODY), MAX_BUFFERED_BYTES=str(MOST_BUFFERED)
     ) as started:
         yield started
         check_log(started)
 
 
-@contextmanager
-def small_and_hasty(fast_lane: str) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Service]:
     """A service with room for little that waits for nobody."""
     with serving(
-        FAST_LANE=fast_lane,
         LOG_REQUESTS="all",
         MAX_BODY_BYTES=str(LARGEST_BODY),
         MAX_BUFFERED_BYTES=str(MOST_BUFFERED),
@@ -58,27 +59,24 @@ def small_and_hasty(fast_lane: str) -> Iterator[Service]:
         check_log(started)
 
 
-@pytest.fixture(scope="session")
-def gates() -> Iterator[dict[str, Service]]:
-    """Services with room for little, for the tests of all files."""
-    with small("true") as lane, small("false") as road:
-        yield {"fast lane": lane, "ordinary road": road}
+def held(service: Service) -> int:
+    """How many connections the service holds, or has yet to accept."""
+    port = f":{int(service.url.rpartition(':')[2]):04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines() if f"{port} " in line]
+    listening = "0A"
+    return sum(row[1].endswith(port) and row[3] != listening and row[9] != "0" for row in rows)
 
 
-@pytest.fixture(scope="session")
-def hasty_gates() -> Iterator[dict[str, Service]]:
-    """Services that wait for nobody, for the tests of all files."""
-    with small_and_hasty("true") as lane, small_and_hasty("false") as road:
-        yield {"fast lane": lane, "ordinary road": road}
+def descriptors(service: Service) -> int:
+    """How many descriptors its processes have."""
+    pids = [service.process.pid, *(event["pid"] for event in service.of("worker_started"))]
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
 
 
-@pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
-def gate(request: pytest.FixtureRequest, gates: dict[str, Service]) -> Service:
-    """The one or the other with room for little."""
-    return gates[request.param]
-
-
-@pytest.fixture(scope="module", params=["fast lane", "ordinary road"])
-def hasty(request: pytest.FixtureRequest, hasty_gates: dict[str, Service]) -> Service:
-    """The one or the other that waits for nobody."""
-    return hasty_gates[request.param]
+def sip(service: Service) -> Wire:
+    """A connection whose client has room for next to nothing, and reads none of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * KIB)
+    connection.settimeout(0.2)
+    connection.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+    return Wire(connection)

@@ -2,18 +2,14 @@
 
 import re
 import select
-import signal
-import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.contract import GOOD
-from tests.integration.gate.conftest import KEEP_ALIVE, KIB, LARGEST_BODY
+from tests.integration.gate.conftest import KEEP_ALIVE, LARGE_REPLY, LARGEST_BODY, held, sip
 from tests.integration.service import Service
 from tests.integration.wire import JSON, Wire, chunked, get, head, post, wire
 from tests.waiting import until
@@ -21,20 +17,7 @@ from tests.waiting import until
 COMPILED = b"/predict"
 ORDINARY = b"/nothing"
 STATUS = {COMPILED: 200, ORDINARY: 404}
-SCRIPT = b"/docs/assets/swagger-ui-bundle.js"
 ANNOUNCED = b"Content-Length: %d" % len(GOOD)
-
-
-def held(service: Service) -> int:
-    """How many connections the service holds, or has yet to accept."""
-    port = f":{int(service.url.rpartition(':')[2]):04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines() if f"{port} " in line]
-    listening = "0A"
-    return sum(row[1].endswith(port) and row[3] != listening and row[9] != "0" for row in rows)
-
-
-def descriptors(service: Service) -> int:
-    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
 
 
 @contextmanager
@@ -155,23 +138,6 @@ def test_a_client_that_was_refused_and_stays_is_cut_off(hasty: Service) -> None:
         until(lambda: held(hasty) == before)
 
 
-def sip(service: Service) -> Wire:
-    """A connection whose client has room for next to nothing, and reads none of it."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * KIB)
-    connection.settimeout(0.2)
-    connection.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
-    return Wire(connection)
-
-
-BINARY = b"Content-Type: application/octet-stream"
-LARGE_REPLY = head(b"POST", b"/predict/batch", BINARY, b"Content-Length: 32000") + b"\x11" * 32_000
-UNREAD = {
-    "of the fast lane": LARGE_REPLY,
-    "of the ordinary road": get(SCRIPT),
-}
-
-
 def test_a_client_that_does_not_read_its_replies_is_cut_off(hasty: Service) -> None:
     until(lambda: held(hasty) == 0)
     with ExitStack() as stack:
@@ -182,60 +148,6 @@ def test_a_client_that_does_not_read_its_replies_is_cut_off(hasty: Service) -> N
                 connection.send_without_end(request)
 
         until(lambda: held(hasty) == 0)
-
-
-@pytest.mark.parametrize("request_", UNREAD.values(), ids=UNREAD)
-def test_a_client_that_reads_slowly_gets_every_reply(gate: Service, request_: bytes) -> None:
-    connection = sip(gate)
-    with connection.connection:
-        connection.send(request_ * 5)
-        connection.connection.settimeout(None)
-
-        bodies = {connection.reply().body for _ in range(5)}
-        assert len(bodies) == 1
-
-
-ENDS = {
-    "nothing": b"",
-    "in the request line": b"POST /pre",
-    "in the head": head(b"POST", COMPILED)[:-2],
-    "in the body": post(COMPILED)[:-1],
-    "in the chunks": chunked(COMPILED, chunks=b"21\r\n{"),
-    "after the request": post(COMPILED),
-    "after an ordinary request": post(ORDINARY),
-    "after a large request": get(SCRIPT),
-    "after many requests": (post(COMPILED) + get(SCRIPT)) * 5,
-    "after a malformed request": b"\0",
-}
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
-@pytest.mark.parametrize("sent", ENDS.values(), ids=ENDS)
-def test_a_client_that_goes_away_leaves_nothing_behind(gate: Service, sent: bytes, *, reset: bool) -> None:
-    until(lambda: held(gate) == 0)
-    before = descriptors(gate)
-    for _ in range(20):
-        with wire(gate) as connection:
-            connection.send(sent)
-            if reset:
-                connection.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    until(lambda: held(gate) == 0 and descriptors(gate) == before)
-    with wire(gate) as connection:
-        connection.send(post(COMPILED))
-        assert connection.reply().status == 200
-
-
-def test_a_burst_of_connections_waits_in_line(gate: Service) -> None:
-    with ExitStack() as stack:
-        gate.process.send_signal(signal.SIGSTOP)
-        stack.callback(gate.process.send_signal, signal.SIGCONT)
-        burst = [Wire(stack.enter_context(gate.connect())) for _ in range(300)]
-        for connection in burst:
-            connection.send(post(COMPILED))
-        gate.process.send_signal(signal.SIGCONT)
-
-        assert {connection.reply().status for connection in burst} == {200}
 
 
 def test_large_bodies_together_are_bounded_and_the_oldest_comes_through(hasty: Service) -> None:

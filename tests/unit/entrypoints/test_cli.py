@@ -406,4 +406,18 @@ def test_serve_names_a_host_that_is_none_of_this_machine() -> None:
     result = run("serve", "--host", "192.0.2.1", "--port", "0")
 
     assert result.exit_code == 3
-    assert result.stderr == ("weighbridge: --host: cannot listen on '192.0.2.1': Cannot assign requested address\n")
+    assert result.stderr == "weighbridge: --host: cannot listen on '192.0.2.1': Cannot assign requested address\n"
+
+
+def test_serve_names_a_host_that_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_HOST", "a..b")
+
+    said = "weighbridge: WEIGHBRIDGE_HOST: cannot listen on 'a..b': not a host name\n"
+    assert run("serve", "--port", "0").stderr == said
+
+
+def test_serve_names_the_variable_of_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("WEIGHBRIDGE_PORT", str(taken.getsockname()[1]))
+
+        assert run("serve").stderr.startswith("weighbridge: WEIGHBRIDGE_PORT: cannot listen on port")

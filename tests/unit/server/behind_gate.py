@@ -67,6 +67,7 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.unread = 0
         self.reading = True
+        self.ended = False
         self.closing = False
         self.aborted = False
 
@@ -76,7 +77,7 @@ class FakeTransport(asyncio.Transport):
 
     @override
     def write_eof(self) -> None:
-        """Nothing more will be written."""
+        self.ended = True
 
     @override
     def can_write_eof(self) -> bool:
@@ -84,11 +85,11 @@ class FakeTransport(asyncio.Transport):
 
     @override
     def close(self) -> None:
-        self.closing = True
+        self.closing = self.ended = True
 
     @override
     def abort(self) -> None:
-        self.aborted = self.closing = True
+        self.aborted = self.closing = self.ended = True
 
     @override
     def is_closing(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ ResultT = TypeVar("ResultT")
 
 _NICEST = 19
 _LOOK_SECONDS = 0.05
+_SWITCH_SECONDS = 0.0005  # that the event loop waits for the interpreter; by default it is ten times as long
 _IDLE = 0.1  # of all cores
 _IDLE_TIMES, _TIMES = slice(3, 5), 8  # of /proc/stat: those of idling, of waiting for a disk; the last count twice
 
@@ -57,6 +59,7 @@ async def aside(function: Callable[[], ResultT]) -> ResultT:
 
 
 def _begun(function: Callable[[], ResultT]) -> Future[ResultT]:
+    sys.setswitchinterval(_SWITCH_SECONDS)
     future: Future[ResultT] = Future()
     future.set_running_or_notify_cancel()  # so it cannot be cancelled: whoever waits for it just goes away
     try:

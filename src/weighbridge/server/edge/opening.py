@@ -2,15 +2,12 @@
 
 import os
 import socket
-import sys
 from typing import Any, Protocol
 
 from weighbridge.adapters.runners.terms import Placed, Supervision
 from weighbridge.adapters.system.priority import aside
 from weighbridge.application.catalogue import Entries
 from weighbridge.domain.errors import ModelRefused
-
-_SWITCH_SECONDS = 0.0005  # that what answers requests waits for the interpreter; by default it is ten times as long
 
 
 class Models(Protocol):
@@ -79,7 +76,6 @@ class Opening:
     def __init__(self, models: Models) -> None:
         self.models = models
         self._opened: Any = None
-        sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def prepare(self, name: str, placed: Placed) -> None:
         """Open a version. Raises ModelRefused."""

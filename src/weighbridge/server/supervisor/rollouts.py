@@ -384,13 +384,10 @@ class Rollouts:
             while True:
                 settings = self._settings
                 hosted = await self._open(name, wanted)
-                try:
+                with _retired_unless_served(state, hosted):
                     async with self.changing:
                         if settings is self._settings:  # else it is opened once more
                             return await self._prepare(state, hosted, decide)
-                finally:
-                    if state.hosted is not hosted:
-                        hosted.retire()
         except ModelRefused as exc:
             state.refused[wanted.version] = wanted, str(exc)
             raise
@@ -483,3 +480,12 @@ class Rollouts:
 def _embedded(settings: Settings) -> Entries:
     """The entry of the embedded model, where there is one."""
     return {EMBEDDED.name: EMBEDDED} if settings.has_embedded else {}
+
+
+@contextmanager
+def _retired_unless_served(state: ModelState, hosted: Hosted) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if state.hosted is not hosted:
+            hosted.retire()

@@ -1,5 +1,6 @@
 """LightGBM's estimators and a Booster, fitted to the data sets that scikit-learn and palmerpenguins ship."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cache
 
@@ -55,7 +56,8 @@ def stopped_early() -> Fitted:
     rows, target, held = split(*load_diabetes(return_X_y=True))
     model = lightgbm.LGBMRegressor(n_estimators=50, n_jobs=1, learning_rate=0.9, verbose=-1)
     stop = lightgbm.early_stopping(3, verbose=False)
-    return model.fit(rows, target, eval_X=rows[::2], eval_y=target[1::2], callbacks=[stop]), rows, held
+    with warnings.catch_warnings(action="ignore"):  # eval_set is deprecated; what replaces it is not in LightGBM 4.6
+        return model.fit(rows, target, eval_set=[(rows[::2], target[1::2])], callbacks=[stop]), rows, held
 
 
 @cache

@@ -1,6 +1,8 @@
+import asyncio
 import errno
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -9,7 +11,7 @@ import pytest
 from tests.starving import room_for
 from tests.unit.adapters.system.failing import failing
 from weighbridge.adapters.system import priority
-from weighbridge.adapters.system.priority import giving_way, wake_at_once, wake_gently
+from weighbridge.adapters.system.priority import aside, giving_way, wake_at_once, wake_gently
 
 USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -110,6 +112,12 @@ def test_a_policy_that_the_operator_chose_stays() -> None:
     in_a_thread(run)
 
     assert seen == [os.SCHED_IDLE] * 3
+
+
+def test_a_function_that_runs_aside_soon_lets_go_of_the_interpreter() -> None:
+    sys.setswitchinterval(0.005)  # Python's own
+
+    assert asyncio.run(aside(sys.getswitchinterval)) < 0.005
 
 
 def test_where_a_sandbox_forbids_it_it_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 import asyncio
 import os
 import socket
-import sys
 
 import pytest
 from typing_extensions import override
@@ -99,11 +98,3 @@ def test_what_answers_requests_goes_before_what_opens_a_version() -> None:
     beside.install()
 
     assert models.policy == os.SCHED_BATCH
-
-
-def test_python_code_that_opens_a_version_soon_lets_go_of_the_interpreter() -> None:
-    sys.setswitchinterval(0.005)  # Python's own
-
-    Opening(NoModels())
-
-    assert sys.getswitchinterval() < 0.005

@@ -1,8 +1,8 @@
 """The directory of models as it changes, by a real watch."""
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sized
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looks
 
 
-async def more(looks: list[str], than: int) -> None:
+async def more(looks: Sized, than: int) -> None:
     """Until there are more."""
     while len(looks) <= than:
         await asyncio.wait({asyncio.ensure_future(asyncio.sleep(0.005))})
@@ -134,49 +134,57 @@ def test_a_directory_that_is_replaced_is_watched_in_the_place_of_the_old_one(dur
     during(Settings(models=str(link)), scene)
 
 
-def test_a_directory_with_another_in_it_that_may_not_be_read_is_polled_until_that_may_be_read(
-    during: During, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError("may not be read"), "may not be read"),
+        (ExceptionGroup("unhandled", [RuntimeError("no UTF-8")]), "no UTF-8"),
+    ],
+)
+def test_a_directory_in_which_anything_cannot_be_watched_is_polled_until_it_can(
+    during: During, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    awatch, unreadable = watchfiles.awatch, True
+    awatch, fails = watchfiles.awatch, True
 
-    async def watch_readable(*paths: str, **options: Any) -> AsyncGenerator[set[watchfiles.main.FileChange], None]:
-        if unreadable:
-            raise PermissionError("Permission denied (os error 13)")  # nobody is denied anything as root
-        async for changes in awatch(*paths, **options):
-            yield changes
+    async def watch_or_fail(*paths: str, **options: Any) -> AsyncGenerator[set[watchfiles.main.FileChange], None]:
+        if fails:
+            raise error
+        async with aclosing(awatch(*paths, **options)) as watched:
+            async for changes in watched:
+                yield changes
 
     async def scene(changes: Changes) -> None:
-        nonlocal unreadable
+        nonlocal fails
         await changes.more(3)
-        unreadable = False
+        fails = False
         await changes.more(changes.count)
         seen = changes.count
         (tmp_path / "m").mkdir()
         await changes.more(seen)
 
-    monkeypatch.setattr(watchfiles, "awatch", watch_readable)
+    monkeypatch.setattr(watchfiles, "awatch", watch_or_fail)
     during(Settings(models=str(tmp_path)), scene)
 
-    assert [line["reason"] for line in log.written("models_not_watched")] == ["Permission denied (os error 13)"]
+    assert [line["reason"] for line in log.written("models_not_watched")] == [reason]
 
 
-def test_a_directory_is_watched_on_after_a_name_that_the_library_cannot_read(
-    during: During, log: Log, tmp_path: Path, looks: list[str]
-) -> None:
-    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+def test_nothing_is_told_while_nothing_changes(during: During, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    awatch, seen = watchfiles.awatch, list[set[watchfiles.main.FileChange]]()
+
+    async def watch_and_note(*paths: str, **options: Any) -> AsyncGenerator[set[watchfiles.main.FileChange], None]:
+        async with aclosing(awatch(*paths, **options)) as watched:
+            async for changes in watched:
+                seen.append(changes)
+                yield changes
 
     async def scene(changes: Changes) -> None:
-        await changes.more(0)
-        await asyncio.to_thread(strange.touch)
-        await more(looks, than=1)
-        seen = changes.count
-        (tmp_path / "m").mkdir()
-        await changes.more(seen)
+        await more(seen, than=3)
+        assert changes.count == 1
 
+    monkeypatch.setattr(watchfiles, "awatch", watch_and_note)
     during(Settings(models=str(tmp_path)), scene)
 
-    [line] = log.written("models_not_watched")
-    assert line["reason"].startswith("Unable to decode path")
+    assert set().union(*seen) == set()
 
 
 def test_a_directory_with_another_in_it_that_may_be_read_from_now_on_is_watched_anew(

@@ -1,16 +1,17 @@
-"""The table of the contract, in every manner of asking."""
+"""The table of the contract by both roads, and one case of each kind in every manner of asking."""
 
 import re
 import struct
 from collections.abc import Callable
 from math import inf, nan
 
+import httpx2
 import pytest
 
-from tests.contract import CASES, GOOD, GOOD_BATCH, Case
-from tests.integration.gate.test_malformed import TO_COMPILED, TO_ORDINARY
-from tests.integration.parity.conftest import Pair
+from tests.contract import CASES, GOOD, GOOD_BATCH, ONE_OF_EACH, Case
 from tests.integration.wire import cut
+from tests.malformed import TO_COMPILED, TO_ORDINARY
+from tests.unit.server.wired import Pair, Wires
 
 BINARY = {"content-type": "application/octet-stream"}
 IN_KIND = {**BINARY, "accept": "application/octet-stream"}
@@ -47,7 +48,9 @@ BINARY_ROWS = [
     Case("binary for one row", "POST", "/predict", ANY_STATUS, ROWS[:32], BINARY),
 ]
 EVERY_CASE = {f"{case.name}, {case.path}": case for case in [*CASES, *BINARY_ROWS]}
-SMALL_CASES = [case for case in EVERY_CASE.values() if len(case.body or b"") < 4 * KIB and len(case.path) < KIB]
+SMALL_CASES = [
+    case for case in [*ONE_OF_EACH, *BINARY_ROWS] if len(case.body or b"") < 4 * KIB and len(case.path) < KIB
+]
 
 
 def head(case: Case, *more: str, version: str = "1.1") -> bytes:
@@ -102,6 +105,12 @@ def _row() -> Case:
 
 def _missing() -> Case:
     return Case("nothing there", "GET", "/nothing", ANY_STATUS, headers={})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_contract_holds_on_the_fast_lane(pair: Pair, case: Case) -> None:
+    with httpx2.Client(base_url="http://x", transport=Wires(pair.lane)) as client:
+        case.check(client)
 
 
 @pytest.mark.parametrize("case", EVERY_CASE.values(), ids=EVERY_CASE)

@@ -6,10 +6,10 @@ from itertools import accumulate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.parity.conftest import Pair
 from tests.integration.wire import cut
+from tests.unit.server.wired import Pair
 
-examples = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 numbers = st.one_of(
     st.floats(),

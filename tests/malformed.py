@@ -1,10 +1,10 @@
-"""Requests that RFC 9112 or the service's limits forbid: each gets one refusal, and its connection ends."""
+"""Requests that RFC 9112 or the service's limits forbid: each gets one refusal, and its connection ends.
 
-import pytest
+They are sent to the protocol in this process, and one for each kind of refusal to the real service.
+"""
 
 from tests.contract import GOOD
-from tests.integration.service import Service
-from tests.integration.wire import JSON, Reply, Wire, chunked, get, head, post, wire
+from tests.integration.wire import JSON, Reply, Wire, chunked, get, head, post
 
 COMPILED = b"/predict"
 ORDINARY = b"/nothing"
@@ -161,7 +161,6 @@ def malformed(target: bytes) -> dict[str, Case]:
 
 TO_COMPILED = malformed(COMPILED)
 TO_ORDINARY = malformed(ORDINARY)
-BIG = 4096
 
 
 def check_refusal(reply: Reply, case: Case) -> None:
@@ -174,57 +173,3 @@ def check_refusal(reply: Reply, case: Case) -> None:
 def check_end(connection: Wire, case: Case) -> None:
     check_refusal(connection.reply(), case)
     assert connection.rest() == b""
-
-
-@pytest.mark.parametrize("case", TO_COMPILED.values(), ids=TO_COMPILED)
-def test_a_malformed_request_to_a_compiled_route_is_refused_once(gate: Service, case: Case) -> None:
-    with wire(gate) as connection:
-        connection.send(case[0])
-
-        check_end(connection, case)
-
-
-@pytest.mark.parametrize("case", TO_ORDINARY.values(), ids=TO_ORDINARY)
-def test_a_malformed_request_to_any_other_path_is_refused_once(gate: Service, case: Case) -> None:
-    with wire(gate) as connection:
-        connection.send(case[0])
-
-        check_end(connection, case)
-
-
-@pytest.mark.parametrize("case", TO_COMPILED.values(), ids=TO_COMPILED)
-def test_a_malformed_request_is_refused_however_it_is_cut(gate: Service, case: Case) -> None:
-    with wire(gate) as connection:
-        connection.send(*(bytes([byte]) for byte in case[0][:BIG]), case[0][BIG:])
-
-        check_end(connection, case)
-
-
-@pytest.mark.parametrize("before", [COMPILED, ORDINARY], ids=["compiled", "other"])
-@pytest.mark.parametrize("case", TO_COMPILED.values(), ids=TO_COMPILED)
-def test_what_came_before_a_malformed_request_is_answered_first(gate: Service, case: Case, before: bytes) -> None:
-    with wire(gate) as connection:
-        connection.send(post(before, b"X-Request-ID: first") + case[0])
-
-        first = connection.reply()
-        assert first.status == {COMPILED: 200, ORDINARY: 404}[before]
-        assert first["x-request-id"] == "first"
-        second = connection.reply()
-        check_refusal(second, case)
-        assert second["x-request-id"] != "first"
-        assert connection.rest() == b""
-
-
-@pytest.mark.parametrize("case", TO_COMPILED.values(), ids=TO_COMPILED)
-def test_nothing_after_a_malformed_request_is_answered(gate: Service, case: Case) -> None:
-    with wire(gate) as connection:
-        connection.send(case[0] + post(COMPILED) + post(ORDINARY))
-
-        check_end(connection, case)
-
-
-def test_a_request_id_is_kept_in_a_refusal(gate: Service) -> None:
-    with wire(gate) as connection:
-        connection.send(get(COMPILED, b"X-Request-ID: mine", b"Expect: needle"))
-
-        assert connection.reply()["x-request-id"] == "mine"

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contract import GOOD
-from tests.integration.service import Service
-from tests.integration.wire import JSON, Wire, chunked, cut, get, head, post, wire
+from tests.integration.wire import JSON, Wire, chunked, cut, get, head, post
+from tests.unit.server.behind_gate import Served
+from tests.unit.server.wired import wired
 
 PREDICTION = b'{"prediction":-1.6875,"status":"success"}'
 COMPILED = b"/predict"
@@ -33,14 +34,6 @@ def check_last_prediction(connection: Wire) -> None:
     assert connection.rest() == b""
 
 
-@both
-def test_each_connection_that_ends_with_its_first_request_is_answered(gate: Service, target: bytes) -> None:
-    for _ in range(5):
-        with wire(gate) as connection:
-            connection.send(post(target, CLOSE))
-            check_last_prediction(connection)
-
-
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [
@@ -57,9 +50,9 @@ def test_each_connection_that_ends_with_its_first_request_is_answered(gate: Serv
     ],
 )
 def test_a_connection_goes_on_after_an_error_of_the_request(
-    gate: Service, request_: bytes, status: int, code: str
+    gate: Served, request_: bytes, status: int, code: str
 ) -> None:
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         for _ in range(2):
             connection.send(request_)
             reply = connection.reply()
@@ -69,18 +62,9 @@ def test_a_connection_goes_on_after_an_error_of_the_request(
 
 
 @both
-def test_a_request_is_answered_wherever_it_is_cut(gate: Service, target: bytes) -> None:
-    request = post(target)
-    with wire(gate) as connection:
-        for at in range(1, len(request)):
-            connection.send(*cut(request, [at]))
-            check_prediction(connection)
-
-
-@both
-def test_a_request_is_answered_that_comes_byte_by_byte(gate: Service, target: bytes) -> None:
+def test_a_request_is_answered_that_comes_byte_by_byte(gate: Served, target: bytes) -> None:
     request = chunked(target, chunks=b"".join(b"1\r\n%c\r\n" % byte for byte in GOOD) + b"0\r\nNeedle: x\r\n\r\n")
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(*cut(request, range(1, len(request))))
 
         check_prediction(connection)
@@ -106,10 +90,10 @@ CONVERSATION = {
     sizes=st.lists(st.integers(1, 200), max_size=40),
 )
 def test_requests_sent_ahead_are_answered_in_order_however_they_are_cut(
-    gate: Service, asked: list[str], sizes: list[int]
+    gate: Served, asked: list[str], sizes: list[int]
 ) -> None:
     requests = b"".join(CONVERSATION[name][0] for name in asked)
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(*cut(requests, [at for at in accumulate(sizes) if at < len(requests)]))
 
         for name in asked:
@@ -117,28 +101,17 @@ def test_requests_sent_ahead_are_answered_in_order_however_they_are_cut(
             assert connection.reply(method).status == CONVERSATION[name][1]
 
 
-def test_replies_carry_the_ids_of_their_requests_in_order(gate: Service) -> None:
+def test_replies_carry_the_ids_of_their_requests_in_order(gate: Served) -> None:
     targets = (COMPILED, MISSING, ORDINARY, COMPILED, COMPILED, SCRIPT, COMPILED)
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(b"".join(post(target, b"X-Request-ID: n%d" % n) for n, target in enumerate(targets)))
 
         assert [connection.reply()["x-request-id"] for _ in targets] == [f"n{n}" for n in range(len(targets))]
 
 
-@pytest.mark.parametrize("target", [b"/health", MISSING], ids=["compiled", "other"])
-def test_requests_far_ahead_of_their_replies_are_all_answered(gate: Service, target: bytes) -> None:
-    status = {b"/health": 200, MISSING: 404}[target]
-    with wire(gate) as connection:
-        connection.send(get(target) * 1000 + get(COMPILED, CLOSE))
-
-        assert [connection.reply().status for _ in range(1000)] == [status] * 1000
-        assert connection.reply().status == 405
-        assert connection.rest() == b""
-
-
 @both
-def test_a_connection_ends_when_its_request_says_so(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_a_connection_ends_when_its_request_says_so(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(post(target, CLOSE) + post(target) + b"\0")
 
         check_last_prediction(connection)
@@ -147,24 +120,24 @@ def test_a_connection_ends_when_its_request_says_so(gate: Service, target: bytes
 @both
 @pytest.mark.parametrize("lines", [(), (b"Connection: keep-alive",)], ids=["plain", "keep-alive"])
 def test_a_connection_of_http_1_0_ends_with_its_first_reply(
-    gate: Service, target: bytes, lines: tuple[bytes, ...]
+    gate: Served, target: bytes, lines: tuple[bytes, ...]
 ) -> None:
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(post(target, *lines, version=b"1.0") + post(target))
 
         check_last_prediction(connection)
 
 
-def test_http_1_0_needs_no_host(gate: Service) -> None:
-    with wire(gate) as connection:
+def test_http_1_0_needs_no_host(gate: Served) -> None:
+    with wired(gate) as connection:
         connection.send(b"GET /health HTTP/1.0\r\n\r\n")
 
         assert connection.reply().status == 200
 
 
 @both
-def test_a_client_that_has_said_all_gets_its_reply(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_a_client_that_has_said_all_gets_its_reply(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(post(target))
         connection.finish()
 
@@ -172,9 +145,9 @@ def test_a_client_that_has_said_all_gets_its_reply(gate: Service, target: bytes)
         assert connection.rest() == b""
 
 
-def test_a_client_that_has_said_all_gets_every_reply(gate: Service) -> None:
+def test_a_client_that_has_said_all_gets_every_reply(gate: Served) -> None:
     targets = (COMPILED, ORDINARY, MISSING, COMPILED, ORDINARY)
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(b"".join(map(post, targets)))
         connection.finish()
 
@@ -183,9 +156,9 @@ def test_a_client_that_has_said_all_gets_every_reply(gate: Service) -> None:
 
 
 @both
-def test_a_body_is_invited(gate: Service, target: bytes) -> None:
+def test_a_body_is_invited(gate: Served, target: bytes) -> None:
     announced = head(b"POST", target, JSON, b"Content-Length: %d" % len(GOOD), b"Expect: 100-Continue")
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         for _ in range(2):
             connection.send(announced)
             assert connection.reply().status == 100
@@ -194,8 +167,8 @@ def test_a_body_is_invited(gate: Service, target: bytes) -> None:
 
 
 @both
-def test_a_body_in_chunks_is_invited(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_a_body_in_chunks_is_invited(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(chunked(target, b"Expect: 100-continue", chunks=b""))
         assert connection.reply().status == 100
         connection.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD))
@@ -203,9 +176,9 @@ def test_a_body_in_chunks_is_invited(gate: Service, target: bytes) -> None:
         check_prediction(connection)
 
 
-def test_a_body_is_invited_after_the_replies_that_are_due(gate: Service) -> None:
+def test_a_body_is_invited_after_the_replies_that_are_due(gate: Served) -> None:
     announced = head(b"POST", COMPILED, JSON, b"Content-Length: %d" % len(GOOD), b"Expect: 100-continue")
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(get(SCRIPT) + announced)
 
         assert len(connection.reply().body) > 1_000_000
@@ -214,32 +187,33 @@ def test_a_body_is_invited_after_the_replies_that_are_due(gate: Service) -> None
         check_prediction(connection)
 
 
-def test_no_body_is_not_invited(gate: Service) -> None:
-    with wire(gate) as connection:
+def test_no_body_is_not_invited(gate: Served) -> None:
+    with wired(gate) as connection:
         connection.send(get(b"/health", b"Expect: 100-continue"))
 
         assert connection.reply().status == 200
 
 
-def test_no_body_is_invited_in_http_1_0(gate: Service) -> None:
-    with wire(gate) as connection:
+def test_no_body_is_invited_in_http_1_0(gate: Served) -> None:
+    with wired(gate) as connection:
         connection.send(post(COMPILED, b"Expect: 100-continue", version=b"1.0"))
 
         check_last_prediction(connection)
 
 
 @pytest.mark.parametrize("target", [b"/health", b"/health?x=1", b"/openapi.json"])
-def test_the_reply_to_head_is_that_to_get_without_its_body(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_the_reply_to_head_is_that_to_get_without_its_body(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(head(b"HEAD", target) + head(b"GET", target))
 
         without, whole = connection.reply("HEAD"), connection.reply()
         assert (without.status, whole.status) == (200, 200)
         assert without["content-type"] == whole["content-type"]
+        assert without["content-length"] == whole["content-length"]
 
 
-def test_options_for_the_whole_server_lists_the_methods(gate: Service) -> None:
-    with wire(gate) as connection:
+def test_options_for_the_whole_server_lists_the_methods(gate: Served) -> None:
+    with wired(gate) as connection:
         connection.send(head(b"OPTIONS", b"*") * 2)
 
         assert [connection.reply()["allow"] for _ in range(2)] == ["GET, HEAD, OPTIONS, POST"] * 2
@@ -254,6 +228,7 @@ def test_options_for_the_whole_server_lists_the_methods(gate: Service) -> None:
         (get(b"*"), 404),
         (get(b"/" + b"n" * 8191), 404),
         *((get(path), 404) for path in (b"//health", b"//", b"/health/", b"/%00", b"/%ff", b"/..%2fhealth", b"/\\")),
+        *((get(path), 404) for path in (b"/../predict", b"/./predict", b"/docs/assets/../../pyproject.toml")),
         (head(b"GET", b"/health", host=b""), 200),
         (post(b"//predict"), 404),
         (head(b"PATCH", COMPILED), 405),
@@ -266,16 +241,16 @@ def test_options_for_the_whole_server_lists_the_methods(gate: Service) -> None:
     ],
 )
 def test_what_is_unusual_but_allowed_is_answered_and_the_connection_goes_on(
-    gate: Service, request_: bytes, status: int
+    gate: Served, request_: bytes, status: int
 ) -> None:
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         for _ in range(2):
             connection.send(request_)
             assert connection.reply().status == status
 
 
-def test_a_tunnel_is_refused(gate: Service) -> None:
-    with wire(gate) as connection:
+def test_a_tunnel_is_refused(gate: Served) -> None:
+    with wired(gate) as connection:
         connection.send(head(b"CONNECT", COMPILED, b"Content-Length: 2") + b"{}")
 
         assert connection.reply().status == 501
@@ -283,9 +258,9 @@ def test_a_tunnel_is_refused(gate: Service) -> None:
 
 
 @both
-def test_a_trailer_is_no_header(gate: Service, target: bytes) -> None:
+def test_a_trailer_is_no_header(gate: Served, target: bytes) -> None:
     trailers = b"0\r\nContent-Encoding: gzip\r\nX-Request-ID: late\r\nHost: y\r\n\r\n"
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(chunked(target, chunks=b"%x\r\n%b\r\n" % (len(GOOD), GOOD) + trailers))
 
         reply = connection.reply()
@@ -309,8 +284,8 @@ ODD_IDS = {
 
 @both
 @pytest.mark.parametrize("odd", ODD_IDS.values(), ids=ODD_IDS)
-def test_an_odd_request_id_is_replaced(gate: Service, target: bytes, odd: bytes) -> None:
-    with wire(gate) as connection:
+def test_an_odd_request_id_is_replaced(gate: Served, target: bytes, odd: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(post(target, b"X-Request-ID: " + odd) * 2)
 
         first, second = connection.reply(), connection.reply()
@@ -320,9 +295,9 @@ def test_an_odd_request_id_is_replaced(gate: Service, target: bytes, odd: bytes)
 
 
 @both
-def test_a_sane_request_id_is_kept(gate: Service, target: bytes) -> None:
+def test_a_sane_request_id_is_kept(gate: Served, target: bytes) -> None:
     sane = b"aZ09._-" + b"n" * 57
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(post(target, b"x-request-id:" + sane))
 
         assert connection.reply()["x-request-id"] == sane.decode()

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.contract import GOOD
-from tests.integration.gate.conftest import KIB, LARGEST_BODY
-from tests.integration.service import Service
-from tests.integration.wire import JSON, Wire, chunked, head, post, wire
+from tests.integration.wire import JSON, Wire, chunked, head, post
+from tests.unit.server.behind_gate import Served
+from tests.unit.server.edge.conftest import KIB, LARGEST_BODY
+from tests.unit.server.wired import wired
 
 COMPILED = b"/predict"
 ORDINARY = b"/nothing"
@@ -21,52 +22,42 @@ def check_too_large(connection: Wire) -> None:
     assert connection.rest() == b""
 
 
-def test_a_body_of_the_largest_size_is_read(gate: Service) -> None:
-    with wire(gate) as connection:
+def test_a_body_of_the_largest_size_is_read(gate: Served) -> None:
+    with wired(gate) as connection:
         connection.send(post(COMPILED, body=GOOD.ljust(LARGEST_BODY)))
 
         assert connection.reply().status == 200
 
 
-def test_a_body_of_the_largest_size_is_read_in_chunks(gate: Service) -> None:
+def test_a_body_of_the_largest_size_is_read_in_chunks(gate: Served) -> None:
     chunks = b"%x\r\n%b\r\n" % (LARGEST_BODY // 2, b" " * (LARGEST_BODY // 2))
     whole = b"%x\r\n%b\r\n" % (LARGEST_BODY // 2, GOOD.ljust(LARGEST_BODY // 2))
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(chunked(COMPILED, chunks=chunks + whole + b"0\r\n\r\n"))
 
         assert connection.reply().status == 200
 
 
 @both
-def test_a_body_that_is_announced_as_too_large_is_refused_at_once(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_a_body_that_is_announced_as_too_large_is_refused_at_once(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(head(b"POST", target, JSON, b"Content-Length: %d" % (LARGEST_BODY + 1)))
 
         check_too_large(connection)
 
 
 @both
-def test_a_body_that_is_too_large_is_not_invited(gate: Service, target: bytes) -> None:
+def test_a_body_that_is_too_large_is_not_invited(gate: Served, target: bytes) -> None:
     length = b"Content-Length: %d" % (LARGEST_BODY + 1)
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(head(b"POST", target, JSON, length, b"Expect: 100-continue"))
 
         check_too_large(connection)
 
 
 @both
-def test_a_client_that_is_still_sending_can_read_that_its_body_is_too_large(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
-        connection.send(head(b"POST", target, JSON, b"Content-Length: %d" % (2 * LARGEST_BODY)))
-        for _ in range(15):
-            connection.send(b" " * (LARGEST_BODY // 16))
-
-        check_too_large(connection)
-
-
-@both
-def test_a_body_that_turns_out_too_large_is_refused(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_a_body_that_turns_out_too_large_is_refused(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(chunked(target, chunks=b"ffffffff\r\n"))
         for _ in range(20):
             connection.send(b" " * (LARGEST_BODY // 16))
@@ -84,18 +75,18 @@ ENDLESS = {
 
 @both
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
-def test_endless_framing_is_refused(gate: Service, target: bytes, endless: tuple[bytes, bytes]) -> None:
+def test_endless_framing_is_refused(gate: Served, target: bytes, endless: tuple[bytes, bytes]) -> None:
     start, more = endless
     times = (MOST_ON_THE_WIRE + LARGEST_BODY // 2) // len(more)
-    with wire(gate) as connection:
+    with wired(gate) as connection:
         connection.send(chunked(target, chunks=start), more * times)
 
         check_too_large(connection)
 
 
 @both
-def test_endless_trailers_are_refused(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_endless_trailers_are_refused(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(chunked(target, chunks=b"0\r\n"), b"Needle: needle\r\n" * 4000)
 
         reply = connection.reply()
@@ -104,16 +95,16 @@ def test_endless_trailers_are_refused(gate: Service, target: bytes) -> None:
 
 
 @both
-def test_an_endless_trailer_is_refused(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_an_endless_trailer_is_refused(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(chunked(target, chunks=b"0\r\nNeedle: "), b"n" * (MOST_ON_THE_WIRE + LARGEST_BODY // 2))
 
         check_too_large(connection)
 
 
 @both
-def test_a_client_that_never_stops_sending_is_cut_off(gate: Service, target: bytes) -> None:
-    with wire(gate) as connection:
+def test_a_client_that_never_stops_sending_is_cut_off(gate: Served, target: bytes) -> None:
+    with wired(gate) as connection:
         connection.send(chunked(target, chunks=b""))
 
         with pytest.raises(ConnectionError):
