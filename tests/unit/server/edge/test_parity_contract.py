@@ -118,9 +118,9 @@ def test_the_contract_holds_on_the_fast_lane(client: httpx2.Client, case: Case) 
     case.check(client)
 
 
-def test_every_case_is_answered_alike(pair: Pair) -> None:
-    for case in (*CASES, *BINARY_ROWS):
-        assert REPLY.match(pair.check(plain(case)))
+@pytest.mark.parametrize("case", [*CASES, *BINARY_ROWS], ids=lambda case: case.name)
+def test_every_case_is_answered_alike(pair: Pair, case: Case) -> None:
+    assert REPLY.match(pair.check(plain(case)))
 
 
 @pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)

@@ -178,6 +178,7 @@ def test_a_runner_that_cannot_be_replaced_puts_its_version_out_of_service(stage:
 
     stage.runner()
     assert stage.hosted.unavailable is None
+    stage.loop.until(lambda: log.of("runner_not_replaced"))
     assert log.of("runner_not_replaced")[0]["reason"] == "models/churn/1: expected a file, got nothing"
 
 
