@@ -269,13 +269,18 @@ def test_an_operation_says_what_came_of_it(admin: Admin, arguments: tuple[str, .
 
 def test_the_models_are_a_table(admin: Admin) -> None:
     versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
-    admin.operator.catalogue = Catalogue({}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
+    entries = {
+        "m": ModelEntry("m", "2", None, versions, "10 is not there"),
+        "n": ModelEntry("n", "2", None, versions[1:]),
+    }
+    admin.operator.catalogue = Catalogue({}, entries)
 
     assert run("models", "list").output.splitlines() == [
         "MODEL  VERSION  STATE    REASON",
         "m      1        refused  it is broken",
         "m      2        live",
         "m                        10 is not there",
+        "n      2        live",
     ]
     assert json.loads(run("models", "list", "--json").output)[0]["reason"] == "10 is not there"
 
