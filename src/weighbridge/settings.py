@@ -253,8 +253,8 @@ class Settings(BaseSettings):
             wrong = dict.fromkeys(str(error["loc"][0]) for error in exc.errors())
             raise InvalidSettings(*(_wrong(field, came) for field in wrong)) from exc
         if settings.models is None and not settings.has_embedded:
-            expected = f"expected weights, or {_variable('models')} to be set as well, got {_OFF!r}"
-            raise InvalidSettings(f"{_source('weights', came)}: {expected}")
+            reason = f"{_OFF} leaves no model to serve; set {_variable('models')} as well"
+            raise InvalidSettings(f"{_source('weights', came)}: {reason}")
         return settings
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.contract import GOOD
-from tests.integration.service import Service, serving
+from tests.integration.service import PLAIN, Service, serving
 from tests.integration.wire import get, post, wire
 from tests.waiting import DEADLINE, until
 
@@ -32,7 +32,7 @@ ASKED: list[tuple[bytes, int, Labels]] = [
 
 
 def admin(service: Service, path: str) -> httpx2.Response:
-    return httpx2.get(f"{service.admin_url}{path}", timeout=DEADLINE)
+    return httpx2.get(f"{service.admin_url}{path}", timeout=DEADLINE, verify=PLAIN)
 
 
 def samples(service: Service, name: str) -> dict[Labels, float]:
@@ -204,7 +204,7 @@ def test_with_a_token_only_its_bearers_read_the_metrics() -> None:
     with serving(ADMIN_TOKEN=token, WORKERS="0") as service:
         refused = admin(service, "/metrics")
         bearer = {"Authorization": f"Bearer {token}"}
-        read = httpx2.get(f"{service.admin_url}/metrics", headers=bearer, timeout=DEADLINE)
+        read = httpx2.get(f"{service.admin_url}/metrics", headers=bearer, timeout=DEADLINE, verify=PLAIN)
 
         assert (refused.status_code, read.status_code) == (401, 200)
 

@@ -13,6 +13,8 @@ from tests.integration import elsewhere
 from tests.unit.trained import ANSWER
 from tests.waiting import DEADLINE
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 def run(program: str, system: str, models: Path) -> "subprocess.CompletedProcess[str]":
     """A program that is given a directory of models, on another system."""

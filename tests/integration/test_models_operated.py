@@ -19,7 +19,7 @@ import pytest
 
 import weighbridge
 from tests.integration.gated import Gate, gate
-from tests.integration.service import Service, run, serving
+from tests.integration.service import PLAIN, Service, run, serving
 from tests.waiting import DEADLINE, until
 
 ROW = {"features": [1.0, 1.0]}
@@ -35,7 +35,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def admin(service: Service, method: str, path: str) -> httpx2.Response:
-    return httpx2.request(method, f"{service.admin_url}{path}", timeout=DEADLINE)
+    return httpx2.request(method, f"{service.admin_url}{path}", timeout=DEADLINE, verify=PLAIN)
 
 
 def activate(service: Service, version: str) -> httpx2.Response:
@@ -63,7 +63,7 @@ def load(service: Service) -> Iterator[Counter[Any]]:
 
     def ask() -> None:
         with service.client() as client:
-            while not over.wait(0.001):  # so that there is time for what is asked
+            while not over.wait(0.005):  # so that there is time for what is asked
                 reply = client.post("/models/m/predict", json=ROW)
                 answers[reply.json().get("prediction"), reply.json().get("version")] += 1
 

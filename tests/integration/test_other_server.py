@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.contract import ONE_OF_EACH, Case
-from tests.integration.service import Lines
+from tests.integration.service import PLAIN, Lines
 from tests.waiting import DEADLINE, until
 
 COMMAND = (sys.executable, "-m", "hypercorn", "--workers", "0", "--bind", "127.0.0.1:0")
@@ -34,7 +34,7 @@ def client() -> Iterator[httpx2.Client]:
         assert listening
         # A connection for each request: Hypercorn closes one whose body came later than its reply.
         fresh = httpx2.Limits(max_keepalive_connections=0)
-        with httpx2.Client(base_url=listening[1].decode(), timeout=DEADLINE, limits=fresh) as client:
+        with httpx2.Client(base_url=listening[1].decode(), timeout=DEADLINE, limits=fresh, verify=PLAIN) as client:
             yield client
         process.terminate()
         lines.reader.join(DEADLINE)

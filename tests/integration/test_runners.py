@@ -13,8 +13,10 @@ import httpx2
 import pytest
 
 from tests.integration.faulty import CRASHING, HANGING, HOSTILE, QUITE_SLOW, RAISING, SLOW, write_models
-from tests.integration.service import Service, serving
+from tests.integration.service import PLAIN, Service, serving
 from tests.waiting import DEADLINE, until
+
+pytestmark = pytest.mark.usefixtures("measured")
 
 MODELS = ("slow", "picky", "crashing", "hanging", "hostile", "steady")
 
@@ -34,7 +36,7 @@ def ask(service: Service, model: str, x: int, **headers: str) -> httpx2.Response
 
 
 def admin(service: Service, path: str) -> Any:
-    return httpx2.get(f"{service.admin_url}{path}", timeout=DEADLINE).json()
+    return httpx2.get(f"{service.admin_url}{path}", timeout=DEADLINE, verify=PLAIN).json()
 
 
 def answers(service: Service, model: str) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.integration.service import COMMAND, Lines, environment, free_port, run, serving
+from tests.integration.service import COMMAND, PLAIN, Lines, environment, free_port, run, serving
 from tests.waiting import DEADLINE, until
 from weighbridge import __version__
+
+pytestmark = pytest.mark.usefixtures("measured")
 
 
 def test_a_service_that_cannot_start_says_why_in_one_line() -> None:
@@ -63,7 +65,7 @@ def test_a_service_starts_with_its_standard_streams_closed() -> None:
 
 def is_healthy(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health", timeout=DEADLINE).status_code == 200
+        return httpx2.get(f"{url}/health", timeout=DEADLINE, verify=PLAIN).status_code == 200
     except httpx2.ConnectError:
         return False
 
@@ -85,7 +87,7 @@ def test_on_a_terminal_it_prints_where_it_is_and_a_request_to_try() -> None:
         url = name.split()[-1]
         _, command, address, _, header, _, row = shlex.split(attempt)
         field, value = header.split(": ")
-        reply = httpx2.post(address, content=row, headers={field: value}, timeout=DEADLINE)
+        reply = httpx2.post(address, content=row, headers={field: value}, timeout=DEADLINE, verify=PLAIN)
     finally:
         process.terminate()
     code = process.wait(DEADLINE)

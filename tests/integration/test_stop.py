@@ -10,6 +10,8 @@ from tests.integration.service import Service, read_to_the_end, serving
 from tests.integration.test_admin import admin, samples
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 ANNOUNCED = (
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(GOOD)

@@ -12,10 +12,12 @@ import httpx2
 import pytest
 
 from tests.contract import GOOD
-from tests.integration.service import Service, serving
+from tests.integration.service import PLAIN, Service, serving
 from tests.integration.test_admin import all_are_given_connections, held
 from tests.starving import room_for
 from tests.waiting import DEADLINE, until
+
+pytestmark = pytest.mark.usefixtures("measured")
 
 PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
     len(GOOD),
@@ -56,7 +58,7 @@ def wait_for_room(service: Service) -> None:
 
 
 def _wait_until_ready(service: Service, status: int) -> None:
-    with httpx2.Client(base_url=service.admin_url) as admin:
+    with httpx2.Client(base_url=service.admin_url, verify=PLAIN) as admin:
         until(lambda: admin.get("/readyz").status_code == status)
 
 

@@ -16,6 +16,8 @@ from tests.integration.service import COMMAND, environment, read_to_the_end
 from tests.systemd import handing_on
 from tests.waiting import DEADLINE
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 REQUEST = (
     b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)

@@ -15,6 +15,8 @@ from tests.integration.wire import JSON, Wire, cut, get, head, post
 from tests.malformed import TO_COMPILED, check_end
 from tests.waiting import DEADLINE
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 PREDICTION = b'{"prediction":-1.6875,"status":"success"}'
 LARGEST_BODY = 16 * 1024 * 1024
 SCRIPT = b"/docs/assets/swagger-ui-bundle.js"

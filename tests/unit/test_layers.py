@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import weighbridge
 
 PROGRAM = """
@@ -35,6 +37,7 @@ def test_domain_and_application_need_no_framework() -> None:
     assert {"weighbridge.domain.scoring", "weighbridge.application.predict"} <= set(imported.stdout.split())
 
 
+@pytest.mark.usefixtures("measured")
 def test_nothing_is_read_or_started_by_an_import() -> None:
     program = """
 import threading

@@ -146,7 +146,7 @@ class Golden(_Strict):
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise PydanticCustomError("printable", "expected one line of printable characters, got others")
+        raise PydanticCustomError("printable", "it must be one line of printable characters")
     return text
 
 

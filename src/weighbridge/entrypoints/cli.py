@@ -73,7 +73,7 @@ def predict(arguments: tuple[str, ...], models: str | None, scale_factor: float 
         case (name, file) if scale_factor is None:
             _predict_file(name, file, _load() if models is None else _load(models=models))
         case _:
-            raise click.UsageError("expected MODEL and FILE, and no --scale-factor")
+            raise click.UsageError("Give one MODEL and one FILE; --scale-factor is for the embedded model")
 
 
 def _is_number(text: str) -> bool:

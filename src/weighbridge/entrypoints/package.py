@@ -58,7 +58,7 @@ def package(
     """As `weighbridge.package` says."""
     target = Path(directory).absolute()
     _check_place(target)
-    told = dict(About.checked(about, "what people are told"))
+    told = dict(About.checked(about, "the arguments"))
     described = infer(example)
     name = _runtime_of(model)
     library = runtime(name)

@@ -14,6 +14,8 @@ from tests.integration.service import Service, serving
 from tests.integration.wire import Reply, Wire, get, post, wire
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 CLIENTS = 60
 IN_TIME = b"X-Request-Timeout-Ms: 100"
 TOO_SHORT = b"X-Request-Timeout-Ms: 1"
@@ -121,15 +123,12 @@ def test_replies_keep_their_order_though_some_requests_wait_and_others_do_not(bu
         assert [connection.reply()["x-request-id"] for _ in targets] == [f"n{n}" for n in range(len(targets))]
 
 
-def test_what_waits_when_the_service_is_stopped_is_answered() -> None:
-    with serving(command=COMMAND) as service, ExitStack() as stack:
-        clients = [stack.enter_context(wire(service)) for _ in range(20)]
-        replies_to(post(b"/predict"), service, clients)
-        with stopped(service):
-            for client in clients:
-                client.send(post(b"/predict"))
-        assert clients[0].reply().status == 200
-        service.process.terminate()
+def test_what_waits_when_the_service_is_stopped_is_answered(burning: Service, clients: list[Wire]) -> None:
+    with stopped(burning):
+        for client in clients:
+            client.send(post(b"/predict"))
+    assert clients[0].reply().status == 200
+    burning.process.terminate()
 
-        assert {client.reply().status for client in clients[1:]} == {200}
-        assert service.wait() == 0
+    assert {client.reply().status for client in clients[1:]} == {200}
+    assert burning.wait() == 0

@@ -74,10 +74,10 @@ def test_a_row_is_scored_with_the_weights_of_the_settings(monkeypatch: pytest.Mo
         ("1 2 3 4 --scale-factor inf", "scale_factor: Input should be a finite number"),
         ("1 2 3 4 --scale-factor two", "'--scale-factor': 'two' is not a valid float"),
         ("", "Missing argument 'FEATURES... | MODEL FILE'"),
-        ("churn", "expected MODEL and FILE"),
-        ("churn a b", "expected MODEL and FILE"),
-        ("--models models 1 2 3 4", "expected MODEL and FILE"),
-        ("churn row.json --scale-factor 2", "expected MODEL and FILE, and no --scale-factor"),
+        ("churn", "Give one MODEL and one FILE"),
+        ("churn a b", "Give one MODEL and one FILE"),
+        ("--models models 1 2 3 4", "Give one MODEL and one FILE"),
+        ("churn row.json --scale-factor 2", "Give one MODEL and one FILE; --scale-factor is for the embedded model"),
         ("churn nothing.json", "nothing.json: No such file or directory"),
     ],
 )
@@ -269,13 +269,18 @@ def test_an_operation_says_what_came_of_it(admin: Admin, arguments: tuple[str, .
 
 def test_the_models_are_a_table(admin: Admin) -> None:
     versions = (VersionEntry("1", VersionState.REFUSED, "it is broken"), VersionEntry("2", VersionState.LIVE))
-    admin.operator.catalogue = Catalogue({}, {"m": ModelEntry("m", "2", None, versions, "10 is not there")})
+    entries = {
+        "m": ModelEntry("m", "2", None, versions, "10 is not there"),
+        "n": ModelEntry("n", "2", None, versions[1:]),
+    }
+    admin.operator.catalogue = Catalogue({}, entries)
 
     assert run("models", "list").output.splitlines() == [
         "MODEL  VERSION  STATE    REASON",
         "m      1        refused  it is broken",
         "m      2        live",
         "m                        10 is not there",
+        "n      2        live",
     ]
     assert json.loads(run("models", "list", "--json").output)[0]["reason"] == "10 is not there"
 

@@ -60,7 +60,7 @@ def test_what_people_are_told_is_in_the_manifest(tmp_path: Path) -> None:
 
 
 def test_what_people_cannot_be_told_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match="title: expected one line of printable characters, got others"):
+    with pytest.raises(ModelRefused, match="title: it must be one line of printable characters"):
         weighbridge.package(_WEIGHTS, tmp_path / "pair" / "1", example=_ROWS, title="two\nlines")
 
     assert [*tmp_path.iterdir()] == []

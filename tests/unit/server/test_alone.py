@@ -28,6 +28,7 @@ from weighbridge.adapters.runners.terms import Placed
 from weighbridge.application.catalogue import Calls
 from weighbridge.domain.errors import ModelRefused
 from weighbridge.entrypoints.asgi import create_app
+from weighbridge.server import alone as module
 from weighbridge.server.alone import Alone
 from weighbridge.server.catalogue import Stopping
 from weighbridge.server.edge.opening import NoModels, Opening
@@ -71,6 +72,22 @@ def test_a_service_that_is_stopped_while_it_starts_ends_normally(logger: Filteri
         asyncio.run(run(service))
 
         assert service.not_ready() == "draining"
+
+
+def test_the_one_process_is_its_own_worker_and_has_nothing_to_reload(
+    logger: FilteringBoundLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(module, "notify_reloading", lambda: told.append("reloading"))
+    monkeypatch.setattr(module, "notify", told.append)
+
+    with alone(FastAPI(), logger, FakeRepository(), FakeOpenings()) as service:
+        [worker] = service.workers()
+        service._reload()
+
+        assert service.not_ready() == "starting"
+    assert (worker.pid, worker.connections) == (os.getpid(), 0)
+    assert told == ["reloading", "READY=1"]
 
 
 class Interrupted(FakeOpenings):

@@ -76,13 +76,13 @@ def test_there_is_no_embedded_model_where_the_weights_are_off(config: Path) -> N
 
 
 def test_without_models_the_embedded_one_is_needed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = "expected weights, or WEIGHBRIDGE_MODELS to be set as well, got 'off'"
+    reason = "off leaves no model to serve; set WEIGHBRIDGE_MODELS as well"
 
     config.write_text('weights = "off"', "utf-8")
-    assert refusal(weights="off") == f"--weights: {expected}"
-    assert refusal() == f"{config}: weights: {expected}"
+    assert refusal(weights="off") == f"--weights: {reason}"
+    assert refusal() == f"{config}: weights: {reason}"
     monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "off")
-    assert refusal() == f"WEIGHBRIDGE_WEIGHTS: {expected}"
+    assert refusal() == f"WEIGHBRIDGE_WEIGHTS: {reason}"
 
 
 def test_an_empty_file_leaves_the_defaults(config: Path) -> None:

@@ -28,8 +28,8 @@ MODELS, SERVICE = "The models", "The service"
 
 _TAGS = (
     {"name": EMBEDDED.name, "description": "The embedded model"},
-    {"name": MODELS, "description": "Which there are, and what each takes and gives"},
-    {"name": SERVICE, "description": "What it is, and whether it answers"},
+    {"name": MODELS, "description": "All models, and the inputs and outputs of each"},
+    {"name": SERVICE, "description": "Its description, and whether it answers"},
 )
 
 # Of fastapi-offline: the Swagger UI of swagger-ui-bundle is too old for OpenAPI 3.1.

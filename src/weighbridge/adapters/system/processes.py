@@ -11,7 +11,7 @@ from itertools import starmap
 from weighbridge.adapters.system import libc
 from weighbridge.adapters.system.memory import ABSENT, sealable
 
-NEEDED = "expected Linux 5.3 or newer, and a Python with os.memfd_create and os.pidfd_open"
+NEEDED = "workers and runners need Linux 5.3 or newer, and a Python with os.memfd_create and os.pidfd_open"
 """What `can_be_started` looks for."""
 
 _NAMES = (

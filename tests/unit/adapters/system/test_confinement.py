@@ -5,7 +5,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.waiting import DEADLINE
+
+pytestmark = pytest.mark.usefixtures("measured")
 
 _BEFORE = """
 import ctypes, json, os, resource

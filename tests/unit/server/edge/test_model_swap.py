@@ -112,10 +112,16 @@ def both(roads: tuple[Served, Served], request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_both_roads_answer_alike(roads: tuple[Served, Served], target: bytes) -> None:
-    for body in BODIES:
+def test_both_roads_answer_alike_whatever_is_asked_for(roads: tuple[Served, Served], target: bytes) -> None:
+    for body in (ROW, b"{}"):
         for line in LINES:
             assert both(roads, asking(target, body, line=line)).startswith(b"HTTP/1.1 ")
+
+
+def test_both_roads_answer_alike_whatever_is_sent(roads: tuple[Served, Served]) -> None:
+    for body in BODIES:
+        for line in LINES:
+            assert both(roads, asking(body=body, line=line)).startswith(b"HTTP/1.1 ")
 
 
 @settings(max_examples=100, deadline=None)

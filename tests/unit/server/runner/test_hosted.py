@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from tests.unit.log import Log
 from tests.unit.server.runner.fakes import FakeRunner
 from tests.unit.server.runner.looped import Looped
+from tests.waiting import until
 from weighbridge.adapters.manifest import Options
 from weighbridge.adapters.runners.terms import Board, Placed, Terms
 from weighbridge.application.catalogue import Calls
@@ -99,9 +100,9 @@ def staged(
     loop.do(stage.hosted.close)
 
 
-def retries(log: Log) -> list[float]:
+def retries(log: Log, count: int) -> list[float]:
     """After how many seconds the version was to be retried, each time it was out of service."""
-    log.written("model_unavailable")
+    until(lambda: len(log.of("model_unavailable")) >= count)
     return [line["retry_in"] for line in log.of("model_unavailable")]
 
 
@@ -148,7 +149,7 @@ def test_a_version_is_retried_after_twice_as_long_each_time_and_no_longer_than_t
     stage.die(9)
     stage.runner()
 
-    assert retries(log) == [0.001, 0.002, 0.004, 0.005, 0.005]
+    assert retries(log, 5) == [0.001, 0.002, 0.004, 0.005, 0.005]
 
 
 def test_a_runner_that_has_lived_for_a_minute_lets_its_version_begin_anew(stage: Stage, log: Log) -> None:
@@ -159,7 +160,7 @@ def test_a_runner_that_has_lived_for_a_minute_lets_its_version_begin_anew(stage:
     stage.die(4)
     stage.runner()
 
-    assert retries(log) == [0.001, 0.002, 0.001]
+    assert retries(log, 3) == [0.001, 0.002, 0.001]
 
 
 def test_runners_that_end_with_their_nursery_are_replaced_however_often(stage: Stage) -> None:
@@ -178,7 +179,7 @@ def test_a_runner_that_cannot_be_replaced_puts_its_version_out_of_service(stage:
 
     stage.runner()
     assert stage.hosted.unavailable is None
-    assert log.of("runner_not_replaced")[0]["reason"] == "models/churn/1: expected a file, got nothing"
+    assert log.written("runner_not_replaced")[0]["reason"] == "models/churn/1: expected a file, got nothing"
 
 
 def test_a_version_is_in_service_for_as_long_as_it_has_a_runner(two: Stage) -> None:

@@ -1,11 +1,13 @@
 import errno
 import fcntl
+import mmap
 import os
 
 import pytest
 
 from tests.starving import open_files
 from weighbridge.server.runner.vitals import SharedVitals
+from weighbridge.server.scoreboard import Scoreboard
 
 
 def test_what_a_runner_counts_others_see() -> None:
@@ -38,4 +40,17 @@ def test_nothing_is_left_of_what_could_not_be_sealed(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(PermissionError):
         SharedVitals.create()
+    assert open_files() == before
+
+
+def test_nothing_is_left_of_what_could_not_be_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    before = open_files()
+    monkeypatch.setattr(mmap, "mmap", full)
+    for shared in (SharedVitals, Scoreboard):
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            shared.create()
+
     assert open_files() == before

@@ -907,6 +907,19 @@ def test_what_cannot_be_opened_with_the_new_settings_serves_on_with_the_old(on: 
 # What is found in the directory
 
 
+def test_a_change_that_an_operation_has_followed_meanwhile_is_followed_no_more(on: Operated) -> None:
+    async def scene() -> None:
+        on.repository.put("m", "1", "2", live="2")
+        await on.rollouts.reload("m")
+        on.rollouts._follow_soon("m")
+        await on.reconcile()
+
+    on.run(scene)
+
+    assert on.live == {"m": "2"}
+    assert len(on.openings.opened) == 2
+
+
 def test_a_rollout_written_by_hand_is_followed(on: Operated) -> None:
     async def scene() -> None:
         on.repository.put("m", "1", "2", live="2")

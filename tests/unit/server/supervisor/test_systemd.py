@@ -12,6 +12,8 @@ from tests.systemd import handing_on
 from tests.waiting import DEADLINE
 from weighbridge.server.supervisor.systemd import notify, notify_reloading, watchdog_interval
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 INHERIT = """
 import os
 from weighbridge.server.supervisor.systemd import inherited_listener
