@@ -16,9 +16,9 @@ RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-is
 
 FROM python:3.11-slim
 ARG PACKAGES=""
-# LightGBM takes OpenMP from the system; the other libraries bring their own.
-RUN case "$PACKAGES" in *lightgbm*) apt-get update && apt-get install -y --no-install-recommends libgomp1 \
-    && rm -rf /var/lib/apt/lists/* ;; esac
+# libseccomp filters the system calls of models. LightGBM takes OpenMP from the system; other libraries bring their own.
+RUN apt-get update && apt-get install -y --no-install-recommends libseccomp2 \
+    $(case "$PACKAGES" in *lightgbm*) echo libgomp1 ;; esac) && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/weighbridge /opt/weighbridge
 # Inside a container loopback reaches nobody. The delay is what load balancers take to notice a pod that ends.
 ENV PATH=/opt/weighbridge/bin:$PATH \
