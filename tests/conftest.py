@@ -3,10 +3,12 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+ROOT = Path(__file__).parent.parent
 MEASURED = "COVERAGE_PROCESS_CONFIG"  # coverage measures each process of Python in whose environment it is
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a library loads; threads that spin starve a busy machine
@@ -25,6 +27,7 @@ def _no_settings_in_the_environment() -> None:
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith("WEIGHBRIDGE_")}
     os.environ.clear()
     os.environ.update(others)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), others.get("PYTHONPATH"))))  # of models here
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -130,7 +130,7 @@ def test_a_service_whose_models_cannot_be_served_does_not_start(models: Path) ->
 def test_an_operation_that_has_begun_is_undone_when_the_service_is_stopped(models: Path) -> None:
     with gate() as at, ThreadPoolExecutor() as operator:
         at.write(models / "m" / "3", 3.0)
-        with serving(MODELS=str(models), MODELS_WATCH="off", PYTHON_MODELS="true") as service:
+        with serving(MODELS=str(models), MODELS_WATCH="off", PYTHON_MODELS="true", SANDBOX="off") as service:
             activation = operator.submit(activate, service, "3")
             with at.opening():
                 assert service.stop() == 0
@@ -143,7 +143,7 @@ def test_an_operation_that_has_begun_is_undone_when_the_service_is_stopped(model
 def test_a_kill_in_the_midst_of_an_operation_leaves_the_directory_as_it_was(models: Path) -> None:
     with gate() as at, ThreadPoolExecutor() as operator:
         at.write(models / "m" / "3", 3.0)
-        with serving(MODELS=str(models), MODELS_WATCH="off", PYTHON_MODELS="true") as service:
+        with serving(MODELS=str(models), MODELS_WATCH="off", PYTHON_MODELS="true", SANDBOX="off") as service:
             activation = operator.submit(activate, service, "3")
             with at.opening():
                 service.stop(signal.SIGKILL)
@@ -190,7 +190,9 @@ def operating(directory: Path, processes: str) -> Iterator[Operated]:
         (models / model / "rollout.toml").write_text('live = "1"\n')
     with gate() as at:
         at.write(models / "m" / "2", 2.0)
-        with serving(MODELS=str(models), MODELS_WATCH="off", WORKERS=processes, PYTHON_MODELS="true") as service:
+        with serving(
+            MODELS=str(models), MODELS_WATCH="off", WORKERS=processes, PYTHON_MODELS="true", SANDBOX="off"
+        ) as service:
             yield Operated(service, models, at)
 
 
