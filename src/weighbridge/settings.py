@@ -80,19 +80,14 @@ class Rights:
 NO_RIGHTS = Rights()
 
 
-def _json_object(value: object) -> object:
-    """Environment variables are texts: there the rights are written as JSON."""
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _json_array(value: object) -> object:
-    """Flags and environment variables are texts: there an array is written as JSON."""
+def _from_json(value: object) -> object:
+    """Flags and environment variables are texts: there arrays and objects are written as JSON."""
     if not isinstance(value, str) or value == _OFF:
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as exc:
-        raise ValueError("expected a JSON array") from exc
+        raise ValueError("expected JSON") from exc
 
 
 def _sendable(token: SecretStr) -> SecretStr:
@@ -125,7 +120,7 @@ class Settings(BaseSettings):
         Annotated[tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...], Field(min_length=1)]
         | Literal["off"],
         NoDecode,
-        BeforeValidator(_json_array),
+        BeforeValidator(_from_json),
     ] = Field(
         (0.25, -0.5, 1.25, 0.0),
         description="weights of the embedded model: a JSON array of one or more finite numbers; off does without it",
@@ -150,13 +145,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="seconds that one call of a model may take; then its runner is replaced",
     )
-    trusted_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_array)] = Field(
+    trusted_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_from_json)] = Field(
         (), description="types that skops files may hold beside scikit-learn's own: a JSON array of dotted names"
     )
     sandbox: Literal["auto", "require", "off"] = Field(
         "auto", description="whether models give up their rights before they are opened"
     )
-    grants: Annotated[Rights, NoDecode, BeforeValidator(_json_object)] = Field(
+    grants: Annotated[Rights, NoDecode, BeforeValidator(_from_json)] = Field(
         Rights(),
         description="rights that models whose format is code may be given by their rollout.toml",
     )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.settings import InvalidSettings, Settings, service_links
+from weighbridge.settings import InvalidSettings, Rights, Settings, service_links
 
 FIELDS = sorted(Settings.model_fields)
 SERVICE_LINKS = {
@@ -83,6 +83,45 @@ def test_without_models_the_embedded_one_is_needed(config: Path, monkeypatch: py
     assert refusal() == f"{config}: weights: {reason}"
     monkeypatch.setenv("WEIGHBRIDGE_WEIGHTS", "off")
     assert refusal() == f"WEIGHBRIDGE_WEIGHTS: {reason}"
+
+
+GRANTED = Rights(read=("/srv/codes",), connect=(5432,))
+
+
+def test_rights_are_granted_by_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_GRANTS", '{"read": ["/srv/codes"], "connect": [5432]}')
+
+    assert Settings.load().grants == GRANTED
+
+
+def test_rights_are_granted_by_a_file_as_a_table(config: Path) -> None:
+    config.write_text('[grants]\nread = ["/srv/codes"]\nconnect = [5432]\n', "utf-8")
+
+    assert Settings.load().grants == GRANTED
+
+
+@pytest.mark.parametrize(
+    "grants",
+    [
+        '{"read": ["srv"]}',
+        '{"read": ["/srv/../etc"]}',
+        '{"reads": []}',
+        '{"connect": [0]}',
+        '{"write": "/srv"}',
+        "[",
+        "3",
+    ],
+)
+def test_rights_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, grants: str) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_GRANTS", grants)
+
+    assert refusal().startswith("WEIGHBRIDGE_GRANTS: expected a JSON object of read and write, lists of absolute paths")
+
+
+def test_rights_in_a_file_are_a_table(config: Path) -> None:
+    config.write_text('grants = "/srv"\n', "utf-8")
+
+    assert "expected a JSON object" in refusal()
 
 
 def test_an_empty_file_leaves_the_defaults(config: Path) -> None:
