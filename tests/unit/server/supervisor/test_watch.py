@@ -150,8 +150,8 @@ def test_a_directory_in_which_anything_cannot_be_watched_is_polled_until_it_can(
         if fails:
             raise error
         async with aclosing(awatch(*paths, **options)) as watched:
-            async for changes in watched:
-                yield changes
+            while True:
+                yield await anext(watched)
 
     async def scene(changes: Changes) -> None:
         nonlocal fails
