@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ MEASURED = "COVERAGE_PROCESS_CONFIG"  # coverage measures each process of Python
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a library loads; threads that spin starve a busy machine
 settings.register_profile("weighbridge", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("weighbridge")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Stop tracing the process that hands the tests out to others: it runs none, and would only be slower."""
+    sys.settrace(None)
 
 
 def pytest_collection_finish() -> None:

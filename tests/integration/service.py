@@ -23,9 +23,10 @@ SERVE = (*COMMAND, "serve", "--port", "0")
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # each client reads all authorities otherwise, which takes it 20 ms
 
 
-def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the tests with these settings."""
-    return {**os.environ, **{f"WEIGHBRIDGE_{name}": value for name, value in settings.items()}}
+def environment(settings: Mapping[str, str], *, measured: bool = True) -> dict[str, str]:
+    """The environment of the tests with these settings, and without that of coverage where nothing is `measured`."""
+    ours = {name: value for name, value in os.environ.items() if measured or name != MEASURED}
+    return {**ours, **{f"WEIGHBRIDGE_{name}": value for name, value in settings.items()}}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -70,12 +71,19 @@ class Lines:
 class Service:
     """`weighbridge serve`, as a process; its log is read on, or only as far as the line that says that it listens."""
 
-    def __init__(self, *flags: str, command: Sequence[str] = SERVE, reads_on: bool = True, **settings: str) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        command: Sequence[str] = SERVE,
+        reads_on: bool = True,
+        measured: bool = True,
+        **settings: str,
+    ) -> None:
         self.process = subprocess.Popen(
             [*command, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment({"ADMIN_PORT": "0", **settings}),
+            env=environment({"ADMIN_PORT": "0", **settings}, measured=measured),
         )
         assert self.process.stdout is not None
         self._log = Lines(self.process.stdout, last=None if reads_on else b'"listening"')
@@ -158,14 +166,19 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def serving(*flags: str, command: Sequence[str] = SERVE, reads_on: bool = True, **settings: str) -> Iterator[Service]:
-    """The service, from when it listens; whatever happens, its process has ended afterwards."""
-    service = Service(*flags, command=command, reads_on=reads_on, **settings)
+def serving(
+    *flags: str, command: Sequence[str] = SERVE, reads_on: bool = True, measured: bool = True, **settings: str
+) -> Iterator[Service]:
+    """The service, from when it listens; whatever happens, its process has ended afterwards.
+
+    One that is not `measured` is so neither in a module whose processes are.
+    """
+    service = Service(*flags, command=command, reads_on=reads_on, measured=measured, **settings)
     try:
         yield service
     finally:
         # Only a process that ends in order leaves behind what was measured in it; that takes it half a second.
-        service.stop(signal.SIGTERM if os.environ.get(MEASURED) else signal.SIGKILL)
+        service.stop(signal.SIGTERM if measured and os.environ.get(MEASURED) else signal.SIGKILL)
         for stream in (service.process.stdout, service.process.stderr):
             assert stream is not None
             stream.close()

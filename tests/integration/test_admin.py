@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -19,6 +20,7 @@ from tests.waiting import DEADLINE, until
 Labels = tuple[str, ...]
 """Route, model, version, outcome and status."""
 
+TOKEN = 16 * "t"
 PREDICTED = ("/predict", "default", "embedded", "success", "200")
 ASKED: list[tuple[bytes, int, Labels]] = [
     (post(b"/predict"), 7, PREDICTED),
@@ -199,14 +201,34 @@ def test_it_answers_while_every_worker_stands_still(two_workers: Service) -> Non
     all_are_given_connections(two_workers)
 
 
-def test_with_a_token_only_its_bearers_read_the_metrics() -> None:
-    token = 16 * "t"
-    with serving(ADMIN_TOKEN=token, WORKERS="0") as service:
-        refused = admin(service, "/metrics")
-        bearer = {"Authorization": f"Bearer {token}"}
-        read = httpx2.get(f"{service.admin_url}/metrics", headers=bearer, timeout=DEADLINE, verify=PLAIN)
+@pytest.fixture(scope="module")
+def told() -> Iterator[Service]:
+    """The service whose operator has set a token, and has said how many threads libraries have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "3")
+        with serving(ADMIN_TOKEN=TOKEN) as started:
+            yield started
 
-        assert (refused.status_code, read.status_code) == (401, 200)
+
+def variables_of(process: int) -> list[bytes]:
+    """The environment of a process."""
+    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+
+
+def test_with_a_token_only_its_bearers_read_the_metrics(told: Service) -> None:
+    refused = admin(told, "/metrics")
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    read = httpx2.get(f"{told.admin_url}/metrics", headers=bearer, timeout=DEADLINE, verify=PLAIN)
+
+    assert (refused.status_code, read.status_code) == (401, 200)
+
+
+def test_a_worker_is_not_told_the_token(told: Service) -> None:
+    assert not any(TOKEN.encode() in variable for variable in variables_of(last_started(told)))
+
+
+def test_libraries_compute_in_as_many_threads_as_the_operator_says(told: Service) -> None:
+    assert b"OMP_NUM_THREADS=3" in variables_of(last_started(told))
 
 
 def test_it_can_be_done_without() -> None:

@@ -24,7 +24,7 @@ def test_a_service_that_cannot_start_says_why_in_one_line() -> None:
 
 
 def test_a_start_is_logged_as_json_with_the_url() -> None:
-    with serving(WEIGHTS="[2, 3]") as service, service.client() as client:
+    with serving(measured=False, WEIGHTS="[2, 3]") as service, service.client() as client:
         assert client.post("/predict", json={"features": [1, 1]}).json()["prediction"] == 5.0
         service.stop()
 

@@ -55,7 +55,7 @@ def test_a_signal_ends_the_service_normally_though_a_connection_is_idle(number: 
 
 
 def test_a_request_in_hand_is_finished(processes: str) -> None:
-    with serving(WORKERS=processes) as service, begin(service) as connection:
+    with serving(measured=False, WORKERS=processes) as service, begin(service) as connection:
         service.process.send_signal(signal.SIGTERM)
         until(service.refuses)
         connection.sendall(GOOD)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract import GOOD
 from tests.integration.service import PLAIN, Service, serving
-from tests.integration.test_admin import all_are_given_connections, held
+from tests.integration.test_admin import all_are_given_connections, held, variables_of
 from tests.starving import room_for
 from tests.waiting import DEADLINE, until
 
@@ -83,7 +83,7 @@ def one_worker() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Service]:
     """The service with two workers that may stand still; tests in which none dies share it."""
-    with serving(WORKERS="2", HANG_TIMEOUT="1000") as started:
+    with serving(measured=False, WORKERS="2", HANG_TIMEOUT="1000") as started:
         yield started
 
 
@@ -92,15 +92,6 @@ def mortal() -> Iterator[Service]:
     """The service with one worker that tests end."""
     with serving(HANG_TIMEOUT="1.5") as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def told() -> Iterator[Service]:
-    """The service whose operator has said how many threads libraries have, and has set a token."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "3")
-        with serving(ADMIN_TOKEN=16 * "t") as started:
-            yield started
 
 
 @contextmanager
@@ -114,20 +105,8 @@ def stopped(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def variables_of_a_worker(service: Service) -> list[bytes]:
-    return Path(f"/proc/{living(service)[0]}/environ").read_bytes().split(b"\0")
-
-
 def test_libraries_compute_in_one_thread(one_worker: Service) -> None:
-    assert b"OMP_NUM_THREADS=1" in variables_of_a_worker(one_worker)
-
-
-def test_libraries_compute_in_as_many_threads_as_the_operator_says(told: Service) -> None:
-    assert b"OMP_NUM_THREADS=3" in variables_of_a_worker(told)
-
-
-def test_a_worker_is_not_told_the_token_of_the_admin_listener(told: Service) -> None:
-    assert not any(16 * b"t" in variable for variable in variables_of_a_worker(told))
+    assert b"OMP_NUM_THREADS=1" in variables_of(living(one_worker)[0])
 
 
 def test_on_a_busy_core_the_supervisor_lets_its_workers_finish(one_worker: Service) -> None:
@@ -198,7 +177,7 @@ def test_kept_connections_are_spread_again_once_a_worker_was_replaced() -> None:
 @pytest.fixture(scope="module")
 def perishable() -> Iterator[Service]:
     """The service with two workers, of which tests end one, and then the supervisor."""
-    with serving(WORKERS="2") as started:
+    with serving(measured=False, WORKERS="2") as started:
         yield started
 
 
@@ -273,7 +252,7 @@ def test_a_connection_at_rest_outlives_the_worker_that_had_it(two_workers: Servi
 
 
 def test_a_connection_that_changes_hands_is_kept_for_as_long_as_before() -> None:
-    with serving(HEADER_TIMEOUT="0.5") as service, service.connect() as kept:
+    with serving(measured=False, HEADER_TIMEOUT="0.5") as service, service.connect() as kept:
         ask(kept)
         reload(service)
         with service.connect() as new:
@@ -357,7 +336,7 @@ def test_a_second_reload_waits_for_the_first(one_worker: Service) -> None:
 
 
 def test_a_service_that_is_stopped_before_it_has_started_ends_normally() -> None:
-    with serving() as service:
+    with serving(measured=False) as service:
         service.process.send_signal(signal.SIGHUP)
         wait_for(service, "worker_started", 2)
 
@@ -365,7 +344,7 @@ def test_a_service_that_is_stopped_before_it_has_started_ends_normally() -> None
 
 
 def test_a_request_that_takes_too_long_to_finish_is_cut() -> None:
-    with serving(DRAIN_TIMEOUT="0.3") as service, service.connect() as connection:
+    with serving(measured=False, DRAIN_TIMEOUT="0.3") as service, service.connect() as connection:
         connection.sendall(PREDICT[:-5])
 
         assert service.stop() == 0

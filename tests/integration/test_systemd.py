@@ -13,7 +13,6 @@ import pytest
 
 from tests.contract import GOOD
 from tests.integration.service import COMMAND, environment, read_to_the_end
-from tests.systemd import handing_on
 from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("measured")
@@ -23,6 +22,14 @@ REQUEST = (
     b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
 )
 PROBE = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+# The descriptor is 3, and the variables name the very process that has it.
+HAND_ON = """
+import os, sys
+descriptor, *program = sys.argv[1:]
+os.dup2(int(descriptor), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, *program])
+"""
 
 
 class Systemd:
@@ -37,9 +44,9 @@ class Systemd:
     def serving(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
         """The service, from when it is said to be ready; whatever happens, its process has ended afterwards."""
         descriptor = self._listener.fileno()
-        _, *module = COMMAND
+        python, *module = COMMAND
         with subprocess.Popen(
-            handing_on(descriptor, *module, "serve"),
+            [python, "-S", "-c", HAND_ON, str(descriptor), *module, "serve"],
             pass_fds=[descriptor],
             env={
                 **environment({"ADMIN_PORT": "0"}),

@@ -14,7 +14,7 @@ from weighbridge.adapters.series import read
 Labels = tuple[str, ...]
 """Route, model, version, outcome and status."""
 
-MADE_UP = 1_000
+MADE_UP = 200
 
 
 @pytest.fixture(params=[True, False], ids=["fast lane", "ordinary road"])

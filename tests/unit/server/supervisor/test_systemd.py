@@ -1,94 +1,113 @@
+import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
-from tests.systemd import handing_on
 from tests.waiting import DEADLINE
 from weighbridge.server.supervisor.systemd import notify, notify_reloading, watchdog_interval
 
 pytestmark = pytest.mark.usefixtures("measured")
 
-INHERIT = """
-import os
+# Inherits one descriptor after the other, as its third, with the variables that come with it.
+HEIR = """
+import json, os, socket, sys
 from weighbridge.server.supervisor.systemd import inherited_listener
 from weighbridge.settings import InvalidSettings
-try:
-    listener = inherited_listener()
-except InvalidSettings as exc:
-    print(exc)
-else:
-    print(listener and (listener.getsockname()[:2], listener.get_inheritable(), listener.fileno()))
-print([name for name in os.environ if name.startswith("LISTEN_")])
+parent = socket.socket(fileno=int(sys.argv[1]))
+while (received := socket.recv_fds(parent, 4096, 1))[0]:
+    variables, off_by = json.loads(received[0])
+    os.dup2(received[1][0], 3)
+    os.environ.update(variables, LISTEN_PID=str(os.getpid() + off_by))
+    try:
+        listener = inherited_listener()
+    except InvalidSettings as exc:
+        outcome = str(exc)
+    else:
+        outcome = listener and [*listener.getsockname()[:2], listener.get_inheritable(), listener.detach()]
+    parent.send(json.dumps([outcome, [name for name in os.environ if name.startswith("LISTEN_")]]).encode())
 """
 
 
-def inherited(passed: socket.socket | int, **variables: str) -> tuple[str, str]:
-    """What becomes of a descriptor that is passed on, and which of the variables are left."""
-    descriptor = passed if isinstance(passed, int) else passed.fileno()
-    done = subprocess.run(
-        handing_on(descriptor, "-c", INHERIT),
-        pass_fds=[descriptor],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=True,
-    )
-    outcome, left = done.stdout.splitlines()
-    return outcome, left
+class Heir:
+    """A process that inherits what it is given, as one that systemd starts does."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def inherits(self, passed: socket.socket | int, *, off_by: int = 0, **variables: str) -> tuple[Any, list[str]]:
+        """What becomes of a descriptor, and which of the variables are left; `off_by` has it meant for another one."""
+        descriptor = passed if isinstance(passed, int) else passed.fileno()
+        socket.send_fds(self._connection, [json.dumps([variables, off_by]).encode()], [descriptor])
+        outcome, left = json.loads(self._connection.recv(4096))
+        return outcome, left
+
+
+@pytest.fixture(scope="module")
+def heir() -> Iterator[Heir]:
+    """One for all that is passed on."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        ours.settimeout(DEADLINE)
+        with theirs:
+            process = subprocess.Popen([sys.executable, "-c", HEIR, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        yield Heir(ours)
+    assert process.wait(DEADLINE) == 0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_socket_that_is_passed_on_is_the_listener(address: str) -> None:
+def test_a_socket_that_is_passed_on_is_the_listener(heir: Heir, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as passed:
-        outcome, left = inherited(passed, LISTEN_FDS="1", LISTEN_FDNAMES="weighbridge.socket", LISTEN_PIDFDID="7")
+        outcome, left = heir.inherits(passed, LISTEN_FDS="1", LISTEN_FDNAMES="weighbridge.socket", LISTEN_PIDFDID="7")
 
-        assert outcome == str((passed.getsockname()[:2], False, 3))
-        assert left == "[]"
+        assert outcome == [*passed.getsockname()[:2], False, 3]
+        assert left == []
 
 
-@pytest.mark.parametrize("variables", [{}, {"LISTEN_FDS": "1", "OFF_BY": "1"}])
-def test_a_socket_that_is_meant_for_nobody_or_another_process_is_left_alone(variables: dict[str, str]) -> None:
+@pytest.mark.parametrize(("off_by", "variables"), [(0, {}), (1, {"LISTEN_FDS": "1"})], ids=["nobody", "another"])
+def test_a_socket_that_is_meant_for_nobody_or_another_process_is_left_alone(
+    heir: Heir, off_by: int, variables: dict[str, str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:
-        assert inherited(passed, **variables) == ("None", "[]")
+        assert heir.inherits(passed, off_by=off_by, **variables) == (None, [])
 
 
-def test_two_sockets_are_one_too_many() -> None:
+def test_two_sockets_are_one_too_many(heir: Heir) -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:
-        outcome, left = inherited(passed, LISTEN_FDS="2")
+        outcome, left = heir.inherits(passed, LISTEN_FDS="2")
 
     assert outcome == "LISTEN_FDS: expected 1 socket, that of the service's port, got 2"
-    assert left == "[]"
+    assert left == []
 
 
-def test_a_descriptor_that_is_no_socket_is_refused() -> None:
+def test_a_descriptor_that_is_no_socket_is_refused(heir: Heir) -> None:
     reading, writing = os.pipe()
-    outcome, _ = inherited(reading, LISTEN_FDS="1")
+    outcome, _ = heir.inherits(reading, LISTEN_FDS="1")
     os.close(reading)
     os.close(writing)
 
     assert outcome == "LISTEN_FDS: the descriptor is not a socket: Socket operation on non-socket"
 
 
-def test_a_socket_that_does_not_listen_is_refused() -> None:
+def test_a_socket_that_does_not_listen_is_refused(heir: Heir) -> None:
     with socket.socket() as passed:
-        outcome, _ = inherited(passed, LISTEN_FDS="1")
+        outcome, _ = heir.inherits(passed, LISTEN_FDS="1")
 
     assert outcome == "LISTEN_FDS: the socket is not a listening TCP socket; check its ListenStream="
 
 
-def test_a_socket_of_another_family_is_refused(tmp_path: Path) -> None:
+def test_a_socket_of_another_family_is_refused(heir: Heir, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as passed:
         passed.bind(str(tmp_path / "socket"))
         passed.listen()
-        outcome, _ = inherited(passed, LISTEN_FDS="1")
+        outcome, _ = heir.inherits(passed, LISTEN_FDS="1")
 
     assert outcome == "LISTEN_FDS: the socket is not a listening TCP socket; check its ListenStream="
 
